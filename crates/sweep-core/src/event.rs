@@ -1,0 +1,261 @@
+//! What a worker says about its attempt: one JSON object a line in the attempt's `events.jsonl`.
+//!
+//! Readers ignore fields they do not know and event kinds they do not know (as [`Event::Unknown`]), so that an older
+//! scheduler can read a newer worker's file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::epsilon::Epsilon;
+use crate::spec::{Norm, RunId};
+
+/// One line of `events.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// 0, 1, 2, … within the attempt; (run, attempt, sequence) is unique, so reading a file twice changes nothing.
+    pub sequence: u64,
+    /// Milliseconds since the Unix epoch, by the worker's clock.
+    pub time_ms: i64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened in an attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// The worker began; always the first event.
+    Started {
+        /// The run.
+        run: RunId,
+        /// Number of the attempt, from 1.
+        attempt: u32,
+        /// Process id of the worker.
+        pid: u32,
+        /// Host name.
+        host: String,
+        /// Device, such as `cpu` or a GPU's name.
+        device: String,
+        /// Threads that compute.
+        threads: u32,
+        /// Version of the program.
+        version: String,
+        /// Number of completed epochs in the checkpoint that the attempt goes on from; 0 where it starts anew.
+        resumed_from: u32,
+    },
+    /// Data and weights are loaded.
+    Loaded {
+        /// Digest of the prepared dataset.
+        dataset_digest: String,
+        /// Number of classes.
+        classes: u32,
+        /// Training images.
+        train: u32,
+        /// Validation images.
+        validation: u32,
+        /// Test images.
+        test: u32,
+        /// SHA-256 of the weights file; `None` for random weights.
+        weights_digest: Option<String>,
+        /// Number of parameters, head included.
+        parameters: u64,
+    },
+    /// Where the attempt is, about once a second; not kept in the database beyond the latest.
+    Progress {
+        /// What it does.
+        phase: Phase,
+        /// The epoch, from 0 (training), or the epochs trained (evaluation).
+        epoch: u32,
+        /// Steps done in this phase.
+        step: u32,
+        /// Steps of this phase.
+        steps: u32,
+    },
+    /// An epoch was trained and validated.
+    EpochFinished {
+        /// The epoch, from 0.
+        epoch: u32,
+        /// Epsilon used in it, as a number on pixels in [0, 1].
+        epsilon: f64,
+        /// Learning rate of the backbone at its last step.
+        learning_rate: f64,
+        /// Mean training loss over the epoch's (perturbed) images.
+        train_loss: f64,
+        /// Training images classified correctly in the training forward pass.
+        train_correct: u32,
+        /// Training images seen.
+        train_total: u32,
+        /// Validation images classified correctly.
+        clean_correct: u32,
+        /// Validation images classified correctly under attack at the target epsilon.
+        robust_correct: u32,
+        /// Validation images.
+        validation_total: u32,
+        /// Mean validation loss on clean images.
+        clean_loss: f64,
+        /// Mean validation loss under attack.
+        robust_loss: f64,
+        /// Seconds spent training.
+        train_seconds: f64,
+        /// Seconds spent validating.
+        validation_seconds: f64,
+    },
+    /// A checkpoint lies on disk.
+    CheckpointSaved {
+        /// Completed epochs.
+        epochs: u32,
+        /// File, relative to the run's folder.
+        file: String,
+        /// SHA-256 of the file.
+        digest: String,
+        /// Size.
+        bytes: u64,
+    },
+    /// One accuracy was measured on a complete split.
+    Evaluated {
+        /// Completed epochs of the weights.
+        epochs: u32,
+        /// The split.
+        split: Split,
+        /// The attack's label; `none` at epsilon 0.
+        attack: String,
+        /// Norm of the ball.
+        norm: Norm,
+        /// Radius.
+        epsilon: Epsilon,
+        /// Images classified correctly.
+        correct: u32,
+        /// Images.
+        total: u32,
+        /// Seconds it took.
+        seconds: f64,
+    },
+    /// The final model lies on disk.
+    ModelSaved {
+        /// File, relative to the run's folder.
+        file: String,
+        /// SHA-256 of the file.
+        digest: String,
+        /// Size.
+        bytes: u64,
+    },
+    /// The run is complete; always the last event of a successful attempt.
+    Succeeded,
+    /// The attempt stopped on request after saving what it had; the run goes on later.
+    Interrupted {
+        /// Completed epochs in the newest checkpoint.
+        epochs: u32,
+    },
+    /// The attempt failed.
+    Failed {
+        /// What kind of failure.
+        class: FailureClass,
+        /// What happened, in words.
+        message: String,
+    },
+    /// An event of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Reading data and weights.
+    Loading,
+    /// Training an epoch.
+    Training,
+    /// Measuring on the validation split.
+    Validation,
+    /// Measuring on the test split.
+    Evaluation,
+}
+
+/// A split that accuracies are measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// Training images.
+    Train,
+    /// Validation images.
+    Validation,
+    /// Test images.
+    Test,
+}
+
+impl Split {
+    /// Returns the name used in the database.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// Why an attempt failed, and with that what is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// A loss or gradient was not finite: a result, not retried.
+    Diverged,
+    /// The data could not be read or is not what was expected.
+    Data,
+    /// The weights could not be read or do not fit the architecture.
+    Weights,
+    /// The Hub did not give what was asked for.
+    Hub,
+    /// Memory ran out.
+    OutOfMemory,
+    /// The disk is full or a file could not be written.
+    Storage,
+    /// The worker ended without a last word.
+    WorkerDied,
+    /// The attempt took longer than allowed.
+    Timeout,
+    /// The worker could not make sense of its own input.
+    Configuration,
+}
+
+impl FailureClass {
+    /// Returns the name used in the database and on the screen.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Diverged => "diverged",
+            Self::Data => "data",
+            Self::Weights => "weights",
+            Self::Hub => "hub",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Storage => "storage",
+            Self::WorkerDied => "worker_died",
+            Self::Timeout => "timeout",
+            Self::Configuration => "configuration",
+        }
+    }
+
+    /// Returns whether another attempt may succeed with nothing changed.
+    pub const fn is_transient(self) -> bool {
+        matches!(self, Self::Hub | Self::WorkerDied)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_of_a_newer_version_is_unknown_and_no_error() {
+        let line = r#"{"sequence":3,"time_ms":5,"extra":1,"event":{"kind":"teleported","where":"moon"}}"#;
+        let record: Record = serde_json::from_str(line).unwrap();
+        assert_eq!((record.sequence, record.event), (3, Event::Unknown));
+    }
+
+    #[test]
+    fn labels_are_what_serde_writes() {
+        for class in [FailureClass::Diverged, FailureClass::OutOfMemory, FailureClass::WorkerDied] {
+            assert_eq!(serde_json::to_value(class).unwrap(), class.label());
+        }
+        assert_eq!(serde_json::to_value(Split::Test).unwrap(), Split::Test.label());
+    }
+}

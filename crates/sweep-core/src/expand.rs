@@ -1,0 +1,452 @@
+//! From a sweep to its grid.
+//!
+//! The order is part of the contract: the product of the matrix with its first key slowest, in the order in which keys
+//! and values are written, less what `exclude` matches; then the points that `include` adds. A run that trains a
+//! backbone from scratch stands directly before the first run that needs it. A point equal to an earlier one is dropped.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::dataset::{DatasetSource, DatasetSpec};
+use crate::epsilon::Epsilon;
+use crate::file::{Definition, Sweep};
+use crate::grammar::{Kind, Presence, check, default_node, join};
+use crate::node::Node;
+use crate::problem::{Collector, Problem, Problems, unknown};
+use crate::spec::{Architecture, BackboneSpec, Named, RunId, RunSpec, WeightsSource};
+use crate::tables::{BACKBONE, DATASET, RUN};
+use crate::validate::validate;
+
+/// Most runs in one grid.
+pub const MAX_RUNS: usize = 100_000;
+/// Most comparisons of a point with an entry of `exclude`, `include` or `overrides`.
+const MAX_MATCHES: usize = 20_000_000;
+
+/// A sweep's runs in order, without duplicates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grid {
+    /// Each run with its identity; what a run depends on stands before it.
+    pub runs: Vec<(RunId, RunSpec)>,
+}
+
+/// Looks at local files on behalf of the expansion, which does no input or output itself.
+pub trait Resolve {
+    /// Returns where the weights file `path` of a sweep file lies, and its SHA-256; or what is wrong, in words.
+    fn weights(&self, path: &Path) -> Result<(PathBuf, String), String>;
+    /// Returns where the dataset folder `path` of a sweep file lies, and its digest; or what is wrong, in words.
+    fn dataset(&self, path: &Path) -> Result<(PathBuf, String), String>;
+}
+
+impl Sweep {
+    /// Returns the number of points of the matrix, before `exclude` and `include`; `None` beyond `u64`.
+    pub fn matrix_size(&self) -> Option<u64> {
+        self.axes.iter().try_fold(1_u64, |size, axis| size.checked_mul(axis.values.len() as u64))
+    }
+
+    /// Expands the sweep into its runs.
+    ///
+    /// # Errors
+    /// A grid of more than [`MAX_RUNS`] points is refused before it is expanded. Otherwise everything wrong with the
+    /// points, at once.
+    pub fn expand(&self, resolve: &dyn Resolve) -> Result<Grid, Problems> {
+        self.check_size()?;
+        let mut expansion = Expansion::new(self, resolve);
+        for point in self.points() {
+            expansion.add(&point);
+            if expansion.problems.len() > 1000 {
+                break;
+            }
+        }
+        expansion.problems.finish()?;
+        if expansion.runs.is_empty() {
+            return Err(Problem::new("exclude", "nothing is left of the grid").into());
+        }
+        Ok(Grid { runs: expansion.runs })
+    }
+
+    fn check_size(&self) -> Result<(), Problem> {
+        let size = self.matrix_size();
+        let entries = self.exclude.len() + self.include.len() + self.overrides.len();
+        let text = || size.map_or_else(|| "more than 10^19".to_owned(), |size| size.to_string());
+        if size.is_none_or(|size| size > MAX_RUNS as u64) {
+            return Err(Problem::new(
+                "matrix",
+                format!("the grid has {} points, expected at most {MAX_RUNS}", text()),
+            ));
+        }
+        let matches = size.unwrap_or(0).saturating_mul(entries as u64);
+        if matches > MAX_MATCHES as u64 || entries > MAX_RUNS {
+            let message = format!(
+                "{entries} entries of exclude, include and overrides for {} points are too many",
+                text()
+            );
+            return Err(Problem::new("", message));
+        }
+        Ok(())
+    }
+
+    /// Returns the points: what `run`, the matrix and `include` say, with the defaults of the top keys, overridden.
+    fn points(&self) -> impl Iterator<Item = Node> {
+        let base = base(&[&self.run]);
+        let mut points: Vec<Node> = self.products(&base).filter(|point| !self.is_excluded(point)).collect();
+        let product = points.len();
+        for entry in &self.include {
+            let mut overlaid = false;
+            for point in &mut points[..product] {
+                overlaid |= self.overlay(entry, point);
+            }
+            if !overlaid {
+                let mut point = base.clone();
+                assign(&mut point, entry);
+                points.push(point);
+            }
+        }
+        points.into_iter().map(|mut point| {
+            for entry in &self.overrides {
+                if matches(&entry.when, &point, &Kind::PartialRun) {
+                    assign(&mut point, &entry.set);
+                }
+            }
+            point
+        })
+    }
+
+    fn products(&self, base: &Node) -> impl Iterator<Item = Node> {
+        let size = if self.axes.is_empty() && !self.include.is_empty() {
+            0
+        } else {
+            self.matrix_size().unwrap_or(0)
+        };
+        (0..size).map(move |index| {
+            let mut point = base.clone();
+            let mut rest = size;
+            for axis in &self.axes {
+                let count = axis.values.len() as u64;
+                rest /= count;
+                point.set(&axis.key, axis.values[(index / rest % count) as usize].clone());
+            }
+            point
+        })
+    }
+
+    fn is_excluded(&self, point: &Node) -> bool {
+        self.exclude.iter().any(|entry| matches(entry, point, &Kind::PartialRun))
+    }
+
+    /// Adds an entry of `include` to a point, unless that would change a value of the matrix.
+    fn overlay(&self, entry: &Node, point: &mut Node) -> bool {
+        let Node::Map(keys) = entry else { return false };
+        let is_axis = |key: &String| self.axes.iter().any(|axis| axis.key == *key);
+        let (fixed, added): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|(key, _)| is_axis(key));
+        let agrees = matches(&Node::Map(fixed), point, &Kind::PartialRun);
+        if agrees {
+            assign(point, &Node::Map(added));
+        }
+        agrees
+    }
+}
+
+/// Returns the defaults of the keys of a run under each of `layers` in turn.
+fn base(layers: &[&Node]) -> Node {
+    let defaults = RUN.iter().filter_map(|field| match field.presence {
+        Presence::Default(text) => Some((field.name.to_owned(), default_node(text))),
+        _ => None,
+    });
+    let mut base = Node::Map(defaults.collect());
+    for layer in layers {
+        assign(&mut base, layer);
+    }
+    base
+}
+
+/// Sets each (dotted) key of `entry` in `point`.
+fn assign(point: &mut Node, entry: &Node) {
+    if let Node::Map(keys) = entry {
+        for (key, value) in keys {
+            point.set(key, value.clone());
+        }
+    }
+}
+
+/// Returns whether every key of `pattern` has the same value in `node`. Below the top, a mapping in the pattern may name
+/// a part of the keys only.
+fn matches(pattern: &Node, node: &Node, kind: &Kind) -> bool {
+    match (pattern, node) {
+        (Node::Map(keys), _) => keys.iter().all(|(key, pattern)| {
+            let below = kind.below(key).unwrap_or(&Kind::Text);
+            node.at(key).is_some_and(|value| matches(pattern, value, below))
+        }),
+        (Node::List(patterns), Node::List(values)) => {
+            let item = if let Kind::List { item, .. } = kind { item } else { &Kind::Text };
+            patterns.len() == values.len()
+                && patterns.iter().zip(values).all(|(left, right)| matches(left, right, item))
+        }
+        (Node::Integer(left), Node::Float(right)) | (Node::Float(right), Node::Integer(left)) => {
+            *left as f64 == *right
+        }
+        (left, right) if matches!(kind, Kind::Epsilon) => {
+            let read = |node: &Node| node.to_string().parse::<Epsilon>().ok();
+            read(left) == read(right)
+        }
+        (left, right) => left == right,
+    }
+}
+
+/// The typed keys of a run, before names are looked up.
+#[derive(Deserialize)]
+struct RunWire {
+    backbone: String,
+    dataset: String,
+    target_epsilon: Epsilon,
+    epsilon_schedule: crate::schedule::EpsilonSchedule,
+    seed: u64,
+    epochs: u32,
+    batch_size: u32,
+    micro_batch_size: Option<u32>,
+    input_size: Option<u32>,
+    optimizer: crate::spec::OptimizerSpec,
+    learning_rate_schedule: crate::schedule::LearningRateSchedule,
+    attack: crate::spec::AttackSpec,
+    augmentation: crate::dataset::Augmentation,
+    validation: crate::spec::ValidationSpec,
+    evaluation: crate::spec::EvaluationSpec,
+}
+
+/// Images a forward pass where the sweep file does not say.
+const DEFAULT_MICRO_BATCH: u32 = 32;
+
+/// The state of an expansion: what is resolved already.
+struct Expansion<'a> {
+    sweep: &'a Sweep,
+    resolve: &'a dyn Resolve,
+    backbones: BTreeMap<String, Option<BackboneSpec>>,
+    datasets: BTreeMap<String, Option<DatasetSpec>>,
+    seen: HashSet<RunId>,
+    runs: Vec<(RunId, RunSpec)>,
+    problems: Collector,
+}
+
+impl<'a> Expansion<'a> {
+    fn new(sweep: &'a Sweep, resolve: &'a dyn Resolve) -> Self {
+        Self {
+            sweep,
+            resolve,
+            backbones: BTreeMap::new(),
+            datasets: BTreeMap::new(),
+            seen: HashSet::new(),
+            runs: Vec::new(),
+            problems: Collector::default(),
+        }
+    }
+
+    fn add(&mut self, point: &Node) {
+        let sweep = self.sweep;
+        let origin = |key: &str| {
+            let in_matrix = sweep.axes.iter().any(|axis| axis.key == key);
+            join(if in_matrix { "matrix" } else { "run" }, key)
+        };
+        let Some(wire) = self.wire(point, &origin) else { return };
+        let Some(backbone) = self.backbone(&wire.backbone, &origin("backbone")) else { return };
+        self.finish(wire, backbone, &origin);
+    }
+
+    /// Looks the dataset up, checks the run as a whole and adds it.
+    fn finish(
+        &mut self,
+        wire: RunWire,
+        backbone: BackboneSpec,
+        origin: &dyn Fn(&str) -> String,
+    ) -> Option<RunId> {
+        let dataset = self.dataset(&wire.dataset, &origin("dataset"))?;
+        let spec = wire.into_spec(backbone, dataset);
+        let faults = validate(&spec);
+        if !faults.is_empty() {
+            for fault in faults {
+                let problem = Problem::new(origin(fault.key), fault.message);
+                self.problems.add(match fault.hint {
+                    Some(hint) => problem.hint(hint),
+                    None => problem,
+                });
+            }
+            return None;
+        }
+        let id = spec.id();
+        if self.seen.insert(id) {
+            self.runs.push((id, spec));
+        }
+        Some(id)
+    }
+
+    /// Checks the keys of a point one by one and gives them their types.
+    fn wire(&mut self, point: &Node, origin: &dyn Fn(&str) -> String) -> Option<RunWire> {
+        let before = self.problems.len();
+        let mut map = serde_json::Map::new();
+        for field in RUN {
+            match point.get(field.name) {
+                Some(node) => {
+                    let value = check(node, &field.kind, &origin(field.name), &mut self.problems);
+                    map.insert(field.name.to_owned(), value);
+                }
+                None if matches!(field.presence, Presence::Required) => {
+                    let message = format!("`{}` is missing, expected {}", field.name, field.kind.accepted());
+                    let hint = "give it in `run`, `matrix`, `include` or `overrides`";
+                    self.problems.add(Problem::new(origin(""), message).hint(hint));
+                }
+                None => {}
+            }
+        }
+        if self.problems.len() > before {
+            return None;
+        }
+        let mut value = Value::Object(map);
+        fill_head_rates(&mut value["optimizer"]);
+        match serde_json::from_value(value) {
+            Ok(wire) => Some(wire),
+            Err(error) => {
+                self.problems.add(Problem::new("run", error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn dataset(&mut self, name: &str, path: &str) -> Option<Named<DatasetSpec>> {
+        if !self.datasets.contains_key(name) {
+            let found = self.look_up("dataset", &self.sweep.datasets, name, path);
+            let spec = found.and_then(|definition| self.dataset_definition(definition));
+            self.datasets.insert(name.to_owned(), spec);
+        }
+        let definition = self.datasets[name].clone()?;
+        Some(Named { name: name.to_owned(), definition })
+    }
+
+    fn look_up<'d>(
+        &mut self,
+        what: &str,
+        all: &'d BTreeMap<String, Definition>,
+        name: &str,
+        path: &str,
+    ) -> Option<&'d Definition> {
+        let found = all.get(name);
+        if found.is_none() {
+            let names: Vec<&str> = all.keys().map(String::as_str).collect();
+            self.problems.add(unknown(what, path, name, &names));
+        }
+        found
+    }
+
+    fn dataset_definition(&mut self, definition: &Definition) -> Option<DatasetSpec> {
+        let value = check(&definition.node, &Kind::Object(DATASET), &definition.path, &mut self.problems);
+        let mut spec: DatasetSpec = serde_json::from_value(value).ok()?;
+        if let DatasetSource::Parquet { path, digest, .. } = &mut spec.source {
+            let place = join(&definition.path, "source.path");
+            let (found, found_digest) = self.report(&place, self.resolve.dataset(path))?;
+            (*path, *digest) = (found, Some(found_digest));
+        }
+        Some(spec)
+    }
+
+    fn report<T>(&mut self, path: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|message| self.problems.add(Problem::new(path, message))).ok()
+    }
+
+    fn backbone(&mut self, name: &str, path: &str) -> Option<BackboneSpec> {
+        if !self.backbones.contains_key(name) {
+            let found = self.look_up("backbone", &self.sweep.backbones, name, path);
+            let spec = found.and_then(|definition| self.backbone_definition(name, definition));
+            self.backbones.insert(name.to_owned(), spec);
+        }
+        self.backbones[name].clone()
+    }
+
+    fn backbone_definition(&mut self, name: &str, definition: &Definition) -> Option<BackboneSpec> {
+        let mut value =
+            check(&definition.node, &Kind::Object(BACKBONE), &definition.path, &mut self.problems);
+        let pretraining =
+            (value["weights"]["kind"] == "pretrain").then(|| definition.node.at("weights.run")).flatten();
+        if pretraining.is_some() {
+            value["weights"] = serde_json::json!({ "kind": "random" });
+        }
+        let mut spec: BackboneSpec = serde_json::from_value(value).ok()?;
+        if let WeightsSource::File { path, digest } = &mut spec.weights {
+            let place = join(&definition.path, "weights.path");
+            let (found, found_digest) = self.report(&place, self.resolve.weights(path))?;
+            (*path, *digest) = (found, Some(found_digest));
+        }
+        if let Some(run) = pretraining {
+            let run = self.pretraining(name, definition, run, &spec)?;
+            spec.weights = WeightsSource::Run { run };
+        }
+        Some(spec)
+    }
+
+    /// Adds the run that trains a backbone from scratch. What its definition does not write is a standard training run:
+    /// target epsilon 0, no schedule, only clean accuracy measured.
+    fn pretraining(
+        &mut self,
+        name: &str,
+        definition: &Definition,
+        run: &Node,
+        scratch: &BackboneSpec,
+    ) -> Option<RunId> {
+        let prefix = join(&definition.path, "weights.run");
+        let origin = |key: &str| join(&prefix, key);
+        if run.get("backbone").is_some() {
+            let message = "a pretraining run trains the backbone it stands in, expected no `backbone` here";
+            self.problems.add(Problem::new(origin("backbone"), message));
+            return None;
+        }
+        let standard =
+            default_node("{target_epsilon: 0, epsilon_schedule: {kind: none}, evaluation: {max_epsilon: 0}}");
+        let mut point = base(&[&standard, run]);
+        point.set("backbone", Node::Text(name.to_owned()));
+        let wire = self.wire(&point, &origin)?;
+        self.finish(wire, scratch.clone(), &origin)
+    }
+}
+
+/// A head without rates of its own learns and decays like the backbone.
+fn fill_head_rates(optimizer: &mut Value) {
+    for key in ["learning_rate", "weight_decay"] {
+        let head = format!("head_{key}");
+        if optimizer.get(&head).is_none() {
+            optimizer[head] = optimizer[key].clone();
+        }
+    }
+}
+
+impl RunWire {
+    fn into_spec(self, backbone: BackboneSpec, dataset: Named<DatasetSpec>) -> RunSpec {
+        RunSpec {
+            input_size: self.input_size.unwrap_or(backbone.architecture.image_size()),
+            micro_batch_size: self.micro_batch_size.unwrap_or(DEFAULT_MICRO_BATCH.min(self.batch_size)),
+            backbone: Named { name: self.backbone, definition: backbone },
+            dataset,
+            target_epsilon: self.target_epsilon,
+            epsilon_schedule: self.epsilon_schedule,
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            optimizer: self.optimizer,
+            learning_rate_schedule: self.learning_rate_schedule,
+            attack: self.attack,
+            augmentation: self.augmentation,
+            validation: self.validation,
+            evaluation: self.evaluation,
+            seed: self.seed,
+        }
+    }
+}
+
+impl Architecture {
+    /// Returns the side of the input that the network was made for, in pixels.
+    pub const fn image_size(&self) -> u32 {
+        match self {
+            Self::Vit(vit) => vit.image_size,
+            Self::Swin { image_size, .. }
+            | Self::Convnext { image_size, .. }
+            | Self::Resnet { image_size, .. } => *image_size,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The sweep file: from text to a checked [`Sweep`].
+//!
+//! Each section is checked against the grammar here; whether the points of the grid make sense is checked when they
+//! are expanded (`expand`).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::grammar::{Field, Kind, check, join};
+use crate::node::Node;
+use crate::problem::{Collector, Problem, Problems, unknown};
+use crate::set::Assignment;
+use crate::tables::{BACKBONE, DATASET, EXECUTION};
+
+/// Keys at the top of a sweep file.
+pub(crate) const SECTIONS: [&str; 9] =
+    ["name", "run", "matrix", "exclude", "include", "overrides", "backbones", "datasets", "execution"];
+
+/// A sweep file whose sections are well-formed.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// Name of the sweep.
+    pub name: String,
+    /// Where the grid runs; never part of a run's identity.
+    pub execution: Execution,
+    pub(crate) run: Node,
+    pub(crate) axes: Vec<Axis>,
+    pub(crate) exclude: Vec<Node>,
+    pub(crate) include: Vec<Node>,
+    pub(crate) overrides: Vec<Override>,
+    pub(crate) backbones: BTreeMap<String, Definition>,
+    pub(crate) datasets: BTreeMap<String, Definition>,
+}
+
+/// Where a grid runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Execution {
+    /// Device slots, such as `cpu:2` or `cuda:0,1`.
+    pub devices: Option<String>,
+    /// Threads of a CPU worker.
+    pub threads: Option<u32>,
+}
+
+/// One list of the matrix.
+#[derive(Clone, Debug)]
+pub(crate) struct Axis {
+    /// Key of a run, dotted below the top.
+    pub(crate) key: String,
+    pub(crate) values: Vec<Node>,
+}
+
+/// One entry of `overrides`.
+#[derive(Clone, Debug)]
+pub(crate) struct Override {
+    pub(crate) when: Node,
+    pub(crate) set: Node,
+}
+
+/// A backbone or dataset as it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct Definition {
+    pub(crate) node: Node,
+    /// Where it stands, for messages.
+    pub(crate) path: String,
+}
+
+impl Sweep {
+    /// Reads a sweep file and applies `sets` (`--set` of the command line) to it in order.
+    ///
+    /// # Errors
+    /// Everything wrong with the sections, at once, each with its key path.
+    pub fn parse(text: &[u8], sets: &[Assignment]) -> Result<Self, Problems> {
+        let text = std::str::from_utf8(text).map_err(|error| {
+            Problem::new("", format!("the file is not UTF-8 from byte {}", error.valid_up_to()))
+                .hint("save it as UTF-8 text")
+        })?;
+        let mut root = Node::parse(text)?;
+        if !matches!(root, Node::Map(_)) {
+            let message = format!("the file is {}, expected a mapping with `name` and `run`", root.kind());
+            return Err(Problem::new("", message).into());
+        }
+        for assignment in sets {
+            assignment.apply(&mut root)?;
+        }
+        let mut problems = Collector::default();
+        let sweep = Self::from_root(&root, &mut problems);
+        problems.finish()?;
+        Ok(sweep)
+    }
+
+    fn from_root(root: &Node, problems: &mut Collector) -> Self {
+        let Node::Map(entries) = root else { unreachable!("the caller checked it") };
+        for (key, _) in entries.iter().filter(|(key, _)| !SECTIONS.contains(&key.as_str())) {
+            problems.add(unknown("key", "", key, &SECTIONS));
+        }
+        let builtin =
+            Node::parse(include_str!("builtin.yaml")).expect("a test reads the built-in definitions");
+        let mut backbones = definitions(&builtin, "backbones", BACKBONE, "built-in ", problems);
+        backbones.extend(definitions(root, "backbones", BACKBONE, "", problems));
+        let mut datasets = definitions(&builtin, "datasets", DATASET, "built-in ", problems);
+        datasets.extend(definitions(root, "datasets", DATASET, "", problems));
+        Self {
+            name: name(root, problems),
+            execution: execution(root, problems),
+            run: run(root, problems),
+            axes: axes(root, problems),
+            exclude: entries_of(root, "exclude", problems),
+            include: entries_of(root, "include", problems),
+            overrides: overrides(root, problems),
+            backbones,
+            datasets,
+        }
+    }
+}
+
+fn name(root: &Node, problems: &mut Collector) -> String {
+    match root.get("name") {
+        Some(Node::Text(name)) if is_sweep_name(name) => return name.clone(),
+        Some(node) => problems.add(Problem::new(
+            "name",
+            format!("`{node}` is no name of a sweep, expected letters, digits, `.`, `_` and `-`"),
+        )),
+        None => problems.add(Problem::new("", "`name` is missing, expected a short name such as `paper`")),
+    }
+    String::new()
+}
+
+fn is_sweep_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=100).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+fn execution(root: &Node, problems: &mut Collector) -> Execution {
+    let empty = Node::Map(Vec::new());
+    let node = present(root, "execution").unwrap_or(&empty);
+    let value = check(node, &Kind::Object(EXECUTION), "execution", problems);
+    serde_json::from_value(value).unwrap_or_default()
+}
+
+/// Returns a section unless it is missing or written as nothing.
+fn present<'a>(root: &'a Node, section: &str) -> Option<&'a Node> {
+    root.get(section).filter(|node| !matches!(node, Node::Null))
+}
+
+fn definitions(
+    root: &Node,
+    section: &str,
+    fields: &'static [Field],
+    origin: &str,
+    problems: &mut Collector,
+) -> BTreeMap<String, Definition> {
+    let mut found = BTreeMap::new();
+    let Some(node) = present(root, section) else { return found };
+    let Node::Map(entries) = node else {
+        problems.add(Problem::new(
+            section,
+            format!("`{node}` is {}, expected a mapping from names to definitions", node.kind()),
+        ));
+        return found;
+    };
+    for (name, node) in entries {
+        let path = format!("{origin}{section}.{name}");
+        check(&Node::Text(name.clone()), &Kind::Name, &path, problems);
+        check(node, &Kind::Object(fields), &path, problems);
+        found.insert(name.clone(), Definition { node: node.clone(), path });
+    }
+    found
+}
+
+fn run(root: &Node, problems: &mut Collector) -> Node {
+    let node = present(root, "run").cloned().unwrap_or_else(|| Node::Map(Vec::new()));
+    check(&node, &Kind::PartialRun, "run", problems);
+    if matches!(node, Node::Map(_)) { node } else { Node::Map(Vec::new()) }
+}
+
+fn axes(root: &Node, problems: &mut Collector) -> Vec<Axis> {
+    let mut axes: Vec<Axis> = Vec::new();
+    let Some(node) = present(root, "matrix") else { return axes };
+    let Node::Map(entries) = node else {
+        problems.add(Problem::new(
+            "matrix",
+            format!("`{node}` is {}, expected a mapping from keys of a run to lists", node.kind()),
+        ));
+        return axes;
+    };
+    for (key, node) in entries {
+        let path = join("matrix", key);
+        let Some(kind) = known_key(key, "matrix", problems) else { continue };
+        match node {
+            Node::List(values) if values.is_empty() => {
+                problems.add(Problem::new(path, "the list is empty, expected at least one value"));
+            }
+            Node::List(values) => {
+                for (index, value) in values.iter().enumerate() {
+                    let place = format!("{path}[{index}]");
+                    check(value, kind, &place, problems);
+                    if values[..index].contains(value) {
+                        problems.add(Problem::new(place, format!("`{value}` stands twice in the list")));
+                    }
+                }
+                axes.push(Axis { key: key.clone(), values: values.clone() });
+            }
+            other => {
+                let problem = Problem::new(path, format!("`{other}` is {}, expected a list", other.kind()));
+                problems.add(problem.hint(format!("write [{other}], or move the key to `run`")));
+            }
+        }
+    }
+    axes
+}
+
+/// Returns the kind of a key of a run, dotted below the top.
+fn known_key(key: &str, path: &str, problems: &mut Collector) -> Option<&'static Kind> {
+    static PARTIAL: Kind = Kind::PartialRun;
+    let kind = PARTIAL.below(key);
+    if kind.is_none() {
+        let (parent, last) = key.rsplit_once('.').unwrap_or(("", key));
+        let siblings = if parent.is_empty() { Some(&PARTIAL) } else { PARTIAL.below(parent) };
+        let names: Vec<&str> = siblings.unwrap_or(&PARTIAL).fields().map(|field| field.name).collect();
+        problems.add(unknown("key", path, last, &names));
+    }
+    kind
+}
+
+/// Reads `include` or `exclude`: a list of mappings from keys of a run to values.
+fn entries_of(root: &Node, section: &str, problems: &mut Collector) -> Vec<Node> {
+    let Some(node) = present(root, section) else { return Vec::new() };
+    let Node::List(entries) = node else {
+        problems
+            .add(Problem::new(section, format!("`{node}` is {}, expected a list of mappings", node.kind())));
+        return Vec::new();
+    };
+    for (index, entry) in entries.iter().enumerate() {
+        check_keys(entry, &format!("{section}[{index}]"), section == "include", problems);
+    }
+    entries.clone()
+}
+
+/// Checks a mapping from keys of a run: the keys, and the values too where they are complete ones. A pattern may name a
+/// part of a mapping only, so below its top only scalars are checked.
+fn check_keys(node: &Node, path: &str, complete: bool, problems: &mut Collector) {
+    let Node::Map(entries) = node else {
+        problems.add(Problem::new(
+            path,
+            format!("`{node}` is {}, expected a mapping of keys of a run", node.kind()),
+        ));
+        return;
+    };
+    if entries.is_empty() {
+        problems.add(Problem::new(path, "the mapping is empty, expected at least one key of a run"));
+    }
+    for (key, value) in entries {
+        let Some(kind) = known_key(key, path, problems) else { continue };
+        if complete || !matches!(value, Node::Map(_)) {
+            check(value, kind, &join(path, key), problems);
+        }
+    }
+}
+
+fn overrides(root: &Node, problems: &mut Collector) -> Vec<Override> {
+    let Some(node) = present(root, "overrides") else { return Vec::new() };
+    let Node::List(entries) = node else {
+        problems.add(Problem::new(
+            "overrides",
+            format!("`{node}` is {}, expected a list of {{when, set}}", node.kind()),
+        ));
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let path = format!("overrides[{index}]");
+        if let Node::Map(keys) = entry {
+            for (key, _) in keys.iter().filter(|(key, _)| key != "when" && key != "set") {
+                problems.add(unknown("key", &path, key, &["when", "set"]));
+            }
+        }
+        match (entry.get("when"), entry.get("set")) {
+            (Some(when), Some(set)) => {
+                check_keys(when, &join(&path, "when"), false, problems);
+                check_keys(set, &join(&path, "set"), true, problems);
+                found.push(Override { when: when.clone(), set: set.clone() });
+            }
+            _ => problems.add(Problem::new(path, "an override needs both `when` and `set`")),
+        }
+    }
+    found
+}

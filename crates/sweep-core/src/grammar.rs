@@ -1,0 +1,307 @@
+//! The grammar of a sweep file as data: one table says which keys there are, what values they take and what stands in
+//! for a key that is not written. The checker here and the JSON Schema of [`crate::schema`] both read it.
+
+use serde_json::{Map, Value};
+
+use crate::epsilon::Epsilon;
+use crate::node::Node;
+use crate::problem::{Collector, Problem, unknown};
+
+/// What a value may be.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Bool,
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    Number {
+        min: f64,
+        max: f64,
+        open: Open,
+    },
+    Epsilon,
+    Text,
+    /// A name, or `owner/name`: letters, digits, `.`, `_`, `-` and `/`.
+    Name,
+    Choice(&'static [&'static str]),
+    List {
+        item: &'static Kind,
+        min: usize,
+        max: usize,
+    },
+    Object(&'static [Field]),
+    /// A mapping whose `kind` says which other keys it has.
+    Tagged(&'static [Variant]),
+    /// A part of a run: the keys of [`crate::tables::RUN`], none of them required.
+    PartialRun,
+}
+
+/// Which ends of a range are not allowed themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Open {
+    Neither,
+    Min,
+    Max,
+    Both,
+}
+
+/// A key of a mapping.
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) presence: Presence,
+    pub(crate) doc: &'static str,
+}
+
+/// What holds where a key is not written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Presence {
+    /// It must be.
+    Required,
+    /// It stays away; what that means is said in its documentation.
+    Optional,
+    /// This YAML text stands in.
+    Default(&'static str),
+}
+
+/// One kind of a tagged mapping.
+#[derive(Debug)]
+pub(crate) struct Variant {
+    pub(crate) kind: &'static str,
+    pub(crate) fields: &'static [Field],
+    pub(crate) doc: &'static str,
+}
+
+impl Kind {
+    /// Returns what would be accepted, in words.
+    pub(crate) fn accepted(&self) -> String {
+        match self {
+            Self::Bool => "true or false".to_owned(),
+            Self::Integer { min, max: i64::MAX } => format!("an integer of at least {min}"),
+            Self::Integer { min, max } => format!("an integer from {min} to {max}"),
+            Self::Number { min, max, open } => {
+                let (left, right) = (
+                    if matches!(open, Open::Min | Open::Both) { '(' } else { '[' },
+                    if matches!(open, Open::Max | Open::Both) { ')' } else { ']' },
+                );
+                format!("a number in {left}{min}, {max}{right}")
+            }
+            Self::Epsilon => "a fraction such as 4/255, in [0, 1]".to_owned(),
+            Self::Text => "a text".to_owned(),
+            Self::Name => "a name of letters, digits, `.`, `_`, `-` and `/`".to_owned(),
+            Self::Choice(choices) => format!("one of: {}", choices.join(", ")),
+            Self::List { item, min, max } if min == max => {
+                format!("a list of {min}, each {}", item.accepted())
+            }
+            Self::List { item, .. } => format!("a list, each {}", item.accepted()),
+            Self::Object(_) | Self::PartialRun => "a mapping".to_owned(),
+            Self::Tagged(variants) => {
+                format!("a mapping with `kind`, one of: {}", kinds(variants).join(", "))
+            }
+        }
+    }
+
+    /// Returns the kind of the value at a dotted path below this one. Below a tagged mapping a key of any of its
+    /// variants counts.
+    pub(crate) fn below(&self, path: &str) -> Option<&Self> {
+        let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+        self.fields().find(|field| field.name == key).and_then(|field| match rest {
+            Some(rest) => field.kind.below(rest),
+            None => Some(&field.kind),
+        })
+    }
+
+    /// Returns the keys that a mapping of this kind may have; `kind` of a tagged mapping is none of them.
+    pub(crate) fn fields(&self) -> Box<dyn Iterator<Item = &'static Field> + '_> {
+        match self {
+            Self::Object(fields) => Box::new(fields.iter()),
+            Self::PartialRun => Box::new(crate::tables::RUN.iter()),
+            Self::Tagged(variants) => Box::new(variants.iter().flat_map(|variant| variant.fields)),
+            _ => Box::new(std::iter::empty()),
+        }
+    }
+}
+
+pub(crate) fn kinds(variants: &[Variant]) -> Vec<&'static str> {
+    variants.iter().map(|variant| variant.kind).collect()
+}
+
+/// Checks `node` against `kind` and returns it as JSON in normal form: defaults filled in, epsilons as exact text,
+/// numbers as floats. Problems go to `problems`; the value is then of no use.
+pub(crate) fn check(node: &Node, kind: &Kind, path: &str, problems: &mut Collector) -> Value {
+    let value = match (kind, node) {
+        (Kind::Bool, Node::Bool(value)) => Some(Value::from(*value)),
+        (Kind::Integer { min, max }, Node::Integer(value)) => {
+            (min..=max).contains(&value).then(|| Value::from(*value))
+        }
+        (Kind::Number { .. }, Node::Integer(value)) => number(*value as f64, kind),
+        (Kind::Number { .. }, Node::Float(value)) => number(*value, kind),
+        (Kind::Epsilon, Node::Text(_) | Node::Integer(_) | Node::Float(_)) => {
+            return epsilon(node, path, problems);
+        }
+        (Kind::Text, Node::Text(text)) => (!text.is_empty()).then(|| Value::from(text.as_str())),
+        (Kind::Name, Node::Text(text)) => is_name(text).then(|| Value::from(text.as_str())),
+        (Kind::Choice(choices), Node::Text(text)) => {
+            if !choices.contains(&text.as_str()) {
+                problems.add(unknown("value", path, text, choices));
+                return Value::Null;
+            }
+            Some(Value::from(text.as_str()))
+        }
+        (Kind::List { item, min, max }, Node::List(items)) if (*min..=*max).contains(&items.len()) => {
+            let each = items.iter().enumerate();
+            return each
+                .map(|(index, node)| check(node, item, &format!("{path}[{index}]"), problems))
+                .collect();
+        }
+        (Kind::Object(fields), Node::Map(entries)) => return object(entries, fields, path, problems),
+        (Kind::PartialRun, Node::Map(entries)) => return partial_run(entries, path, problems),
+        (Kind::Tagged(variants), Node::Map(entries)) => return tagged(entries, variants, path, problems),
+        _ => None,
+    };
+    value.unwrap_or_else(|| {
+        let problem = Problem::new(
+            path,
+            format!("`{}` is {}, expected {}", shortened(node), node.kind(), kind.accepted()),
+        );
+        let tag_alone = match (kind, node) {
+            (Kind::Tagged(variants), Node::Text(text)) => {
+                kinds(variants).contains(&text.as_str()).then_some(text)
+            }
+            _ => None,
+        };
+        problems.add(match tag_alone {
+            Some(text) => problem.hint(format!("write {{kind: {text}}}")),
+            None => problem,
+        });
+        Value::Null
+    })
+}
+
+fn shortened(node: &Node) -> String {
+    let text = node.to_string();
+    if text.chars().count() > 60 { text.chars().take(57).chain("...".chars()).collect() } else { text }
+}
+
+fn number(value: f64, kind: &Kind) -> Option<Value> {
+    let Kind::Number { min, max, open } = kind else { return None };
+    let above = if matches!(open, Open::Min | Open::Both) { value > *min } else { value >= *min };
+    let below = if matches!(open, Open::Max | Open::Both) { value < *max } else { value <= *max };
+    (above && below).then(|| Value::from(value))
+}
+
+fn epsilon(node: &Node, path: &str, problems: &mut Collector) -> Value {
+    match node.to_string().parse::<Epsilon>() {
+        Ok(epsilon) => Value::from(epsilon.to_string()),
+        Err(error) => {
+            let problem = Problem::new(path, format!("{error}, expected {}", Kind::Epsilon.accepted()));
+            let above_one = matches!(node, Node::Integer(2..=255));
+            problems.add(if above_one { problem.hint(format!("write `{node}/255`")) } else { problem });
+            Value::Null
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    !text.is_empty() && text.len() <= 200 && text.bytes().all(allowed)
+}
+
+fn object(
+    entries: &[(String, Node)],
+    fields: &'static [Field],
+    path: &str,
+    problems: &mut Collector,
+) -> Value {
+    refuse_unknown_keys(entries, fields, &[], path, problems);
+    checked_fields(entries, fields, path, problems)
+}
+
+fn tagged(
+    entries: &[(String, Node)],
+    variants: &'static [Variant],
+    path: &str,
+    problems: &mut Collector,
+) -> Value {
+    let names = kinds(variants);
+    let variant = match entries.iter().find(|(key, _)| key == "kind") {
+        None => {
+            problems
+                .add(Problem::new(path, format!("`kind` is missing, expected one of: {}", names.join(", "))));
+            return Value::Null;
+        }
+        Some((_, kind)) => {
+            let found =
+                variants.iter().find(|variant| matches!(kind, Node::Text(text) if text == variant.kind));
+            let Some(variant) = found else {
+                problems.add(unknown("kind", &join(path, "kind"), &shortened(kind), &names));
+                return Value::Null;
+            };
+            variant
+        }
+    };
+    refuse_unknown_keys(entries, variant.fields, &["kind"], path, problems);
+    let mut value = checked_fields(entries, variant.fields, path, problems);
+    value["kind"] = Value::from(variant.kind);
+    value
+}
+
+fn partial_run(entries: &[(String, Node)], path: &str, problems: &mut Collector) -> Value {
+    refuse_unknown_keys(entries, crate::tables::RUN, &[], path, problems);
+    for (key, node) in entries {
+        if let Some(field) = crate::tables::RUN.iter().find(|field| field.name == key) {
+            check(node, &field.kind, &join(path, key), problems);
+        }
+    }
+    Value::from(&Node::Map(entries.to_vec()))
+}
+
+fn refuse_unknown_keys(
+    entries: &[(String, Node)],
+    fields: &[Field],
+    also: &[&'static str],
+    path: &str,
+    problems: &mut Collector,
+) {
+    let known: Vec<&str> = also.iter().copied().chain(fields.iter().map(|field| field.name)).collect();
+    for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.as_str())) {
+        problems.add(unknown("key", path, key, &known));
+    }
+}
+
+fn checked_fields(
+    entries: &[(String, Node)],
+    fields: &'static [Field],
+    path: &str,
+    problems: &mut Collector,
+) -> Value {
+    let mut map = Map::new();
+    for field in fields {
+        let written = entries.iter().find(|(key, _)| key == field.name).map(|(_, node)| node);
+        let place = join(path, field.name);
+        let value = match (written, field.presence) {
+            (Some(node), _) => check(node, &field.kind, &place, problems),
+            (None, Presence::Optional) => continue,
+            (None, Presence::Default(text)) => check(&default_node(text), &field.kind, &place, problems),
+            (None, Presence::Required) => {
+                let message = format!("`{}` is missing, expected {}", field.name, field.kind.accepted());
+                problems.add(Problem::new(path, message));
+                continue;
+            }
+        };
+        map.insert(field.name.to_owned(), value);
+    }
+    Value::Object(map)
+}
+
+/// Returns a default of the table as a node.
+pub(crate) fn default_node(text: &str) -> Node {
+    Node::parse(text).expect("defaults of the table are YAML; a test reads them all")
+}
+
+/// Returns `path.key`, or `key` at the top.
+pub(crate) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}

@@ -1,0 +1,28 @@
+//! The language of an experiment: sweep file, grid, runs and their identity, schedules, events, metrics.
+//!
+//! Pure code: no input or output, no clock, no async, no tensors, and no randomness but the keyed streams of
+//! [`random`].
+
+pub mod dataset;
+pub mod epsilon;
+pub mod event;
+pub mod metrics;
+pub mod random;
+pub mod schedule;
+pub mod spec;
+
+mod expand;
+mod file;
+mod grammar;
+mod node;
+mod problem;
+mod schema;
+mod set;
+mod tables;
+mod validate;
+
+pub use expand::{Grid, MAX_RUNS, Resolve};
+pub use file::{Execution, Sweep};
+pub use problem::{Problem, Problems};
+pub use schema::json_schema;
+pub use set::Assignment;

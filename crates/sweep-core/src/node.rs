@@ -1,0 +1,261 @@
+//! YAML as a tree, read with bounds. The only module that knows `serde_yaml`.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use crate::problem::Problem;
+
+/// Largest sweep file, in bytes.
+pub(crate) const MAX_BYTES: usize = 1 << 20;
+/// Most values in a file after its aliases are expanded.
+const MAX_NODES: usize = 200_000;
+
+/// One YAML value. Keys keep their order; it is the order of the grid.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Node {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// Reads one YAML document. Duplicate keys, tags, several documents, and more values than a sweep can need
+    /// (an alias bomb) are refused.
+    pub(crate) fn parse(text: &str) -> Result<Self, Problem> {
+        if text.len() > MAX_BYTES {
+            return Err(Problem::new(
+                "",
+                format!("the file has {} bytes, expected at most {MAX_BYTES}", text.len()),
+            ));
+        }
+        let left = Cell::new(MAX_NODES);
+        let document = serde_yaml::Deserializer::from_str(text);
+        NodeSeed { left: &left }.deserialize(document).map_err(|error| Problem::new("", error.to_string()))
+    }
+
+    /// Returns the kind of value in words.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "a boolean",
+            Self::Integer(_) => "an integer",
+            Self::Float(_) => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a mapping",
+        }
+    }
+
+    /// Returns the value under a key of a mapping.
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
+        match self {
+            Self::Map(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
+    /// Returns the value at a dotted path.
+    pub(crate) fn at(&self, path: &str) -> Option<&Self> {
+        path.split('.').try_fold(self, |node, key| node.get(key))
+    }
+
+    /// Puts a value at a dotted path; what lies on the way and is no mapping becomes one.
+    pub(crate) fn set(&mut self, path: &str, value: Self) {
+        let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+        let slot = self.entry(key);
+        match rest {
+            Some(rest) => slot.set(rest, value),
+            None => *slot = value,
+        }
+    }
+
+    /// Removes the value at a dotted path and returns it.
+    pub(crate) fn remove(&mut self, path: &str) -> Option<Self> {
+        let Self::Map(entries) = self else { return None };
+        let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+        let position = entries.iter().position(|(name, _)| name == key)?;
+        match rest {
+            Some(rest) => entries[position].1.remove(rest),
+            None => Some(entries.remove(position).1),
+        }
+    }
+
+    fn entry(&mut self, key: &str) -> &mut Self {
+        if !matches!(self, Self::Map(_)) {
+            *self = Self::Map(Vec::new());
+        }
+        let Self::Map(entries) = self else { unreachable!("it was just made a mapping") };
+        let position = entries.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
+            entries.push((key.to_owned(), Self::Null));
+            entries.len() - 1
+        });
+        &mut entries[position].1
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => formatter.write_str(text),
+            node => write!(formatter, "{}", Value::from(node)),
+        }
+    }
+}
+
+impl From<&Node> for Value {
+    fn from(node: &Node) -> Self {
+        match node {
+            Node::Null => Self::Null,
+            Node::Bool(value) => Self::from(*value),
+            Node::Integer(value) => Self::from(*value),
+            Node::Float(value) => Self::from(*value),
+            Node::Text(value) => Self::from(value.as_str()),
+            Node::List(values) => values.iter().map(Self::from).collect(),
+            Node::Map(entries) => {
+                Self::Object(entries.iter().map(|(key, value)| (key.clone(), Self::from(value))).collect())
+            }
+        }
+    }
+}
+
+/// Reads a [`Node`] and counts down what is still allowed.
+#[derive(Clone, Copy)]
+struct NodeSeed<'a> {
+    left: &'a Cell<usize>,
+}
+
+impl<'de> DeserializeSeed<'de> for NodeSeed<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        let left = self.left.get().checked_sub(1);
+        self.left
+            .set(left.ok_or_else(|| D::Error::custom(format!("more than {MAX_NODES} values in one file")))?);
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NodeSeed<'_> {
+    type Value = Node;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a plain YAML value without a tag")
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+        Ok(Node::Integer(value))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Node, E> {
+        let message = |_| E::custom(format!("integer `{value}` is too large, expected at most {}", i64::MAX));
+        i64::try_from(value).map(Node::Integer).map_err(message)
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+        Ok(Node::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+        Ok(Node::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = access.next_element_seed(self)? {
+            values.push(value);
+        }
+        Ok(Node::List(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+        let mut entries: Vec<(String, Node)> = Vec::new();
+        while let Some(key) = access.next_key_seed(self)? {
+            let key = match key {
+                Node::Text(key) => key,
+                other => {
+                    return Err(A::Error::custom(format!(
+                        "key `{other}` is {}, expected a text",
+                        other.kind()
+                    )));
+                }
+            };
+            if entries.iter().any(|(name, _)| *name == key) {
+                return Err(A::Error::custom(format!("key `{key}` stands twice in one mapping")));
+            }
+            entries.push((key, access.next_value_seed(self)?));
+        }
+        Ok(Node::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_keep_their_kinds_and_keys_their_order() {
+        let node = Node::parse("b: 4/255\na: [1, 2.5, yes, null, 1e-4]\n").unwrap();
+        let list =
+            vec![Node::Integer(1), Node::Float(2.5), Node::Text("yes".into()), Node::Null, Node::Float(1e-4)];
+        assert_eq!(
+            node,
+            Node::Map(vec![("b".into(), Node::Text("4/255".into())), ("a".into(), Node::List(list))])
+        );
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let bomb = format!(
+            "a0: &a0 [x]\n{}",
+            (1..30).fold(String::new(), |text, level| {
+                format!("{text}a{level}: &a{level} [{}]\n", vec![format!("*a{}", level - 1); 10].join(", "))
+            })
+        );
+        let cases = [
+            ("a: 1\na: 2", "stands twice"),
+            ("a: {b: 1, b: 2}", "stands twice"),
+            ("a: !tag x", "without a tag"),
+            ("a: 1\n---\nb: 2", "more than one document"),
+            ("1: 2", "expected a text"),
+            ("a: [1, 2", "did not find expected"),
+            ("a: 99999999999999999999", ""),
+            (bomb.as_str(), ""),
+        ];
+        for (text, part) in cases {
+            match Node::parse(text) {
+                Err(problem) => assert!(problem.message.contains(part), "{text:.40}: {problem}"),
+                Ok(node) => assert!(part.is_empty() && text.len() < 40, "{text:.40} was read as {node}"),
+            }
+        }
+        assert!(Node::parse(&"a".repeat(MAX_BYTES + 1)).is_err());
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_no_stack_overflow() {
+        assert!(Node::parse(&"[".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn dotted_paths() {
+        let mut node = Node::parse("run: {epochs: 3}").unwrap();
+        node.set("run.optimizer.kind", Node::Text("sgd".into()));
+        assert_eq!(node.at("run.optimizer.kind"), Some(&Node::Text("sgd".into())));
+        assert_eq!(node.remove("run.epochs"), Some(Node::Integer(3)));
+        assert_eq!(node.remove("run.epochs"), None);
+    }
+}

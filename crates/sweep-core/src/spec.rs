@@ -1,0 +1,484 @@
+//! A run, fully resolved, and its identity.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::dataset::{Augmentation, DatasetSource, DatasetSpec};
+use crate::epsilon::Epsilon;
+use crate::schedule::{EpsilonSchedule, LearningRateSchedule};
+
+/// Version of the canonical form. It is hashed into every [`RunId`]: raising it makes every run a new one.
+pub const CANONICAL_FORMAT: u32 = 1;
+
+/// Everything that a worker must know about one run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// The pretrained network.
+    pub backbone: Named<BackboneSpec>,
+    /// The images.
+    pub dataset: Named<DatasetSpec>,
+    /// Side of the square input, in pixels.
+    pub input_size: u32,
+    /// The radius that training ends at, the paper's eps_g.
+    pub target_epsilon: Epsilon,
+    /// How training gets there.
+    pub epsilon_schedule: EpsilonSchedule,
+    /// Number of passes over the training split.
+    pub epochs: u32,
+    /// Images an optimizer step (effective).
+    pub batch_size: u32,
+    /// Images a forward pass; what fits the device. Results differ by rounding only, so it is no part of the identity.
+    pub micro_batch_size: u32,
+    /// The optimizer and its rates.
+    pub optimizer: OptimizerSpec,
+    /// How the rates move.
+    pub learning_rate_schedule: LearningRateSchedule,
+    /// The attack that crafts training images.
+    pub attack: AttackSpec,
+    /// What is done to training images first.
+    pub augmentation: Augmentation,
+    /// What is measured on the validation split after every epoch.
+    pub validation: ValidationSpec,
+    /// What is measured on the test split with the last epoch's weights.
+    pub evaluation: EvaluationSpec,
+    /// Seed of everything random in the run.
+    pub seed: u64,
+}
+
+/// A definition and the name it has in the sweep file. Names are for people: they are no part of the identity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Named<T> {
+    /// As written in the sweep file.
+    pub name: String,
+    /// What it stands for.
+    pub definition: T,
+}
+
+/// A backbone: its shape, its weights, and the normalization of its pixels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackboneSpec {
+    /// The shape of the network.
+    pub architecture: Architecture,
+    /// Where its weights come from.
+    pub weights: WeightsSource,
+    /// Mean and standard deviation of the pixels, applied inside the model.
+    pub normalization: Normalization,
+}
+
+/// The shape of a network, by the numbers that timm uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Architecture {
+    /// A vision transformer (timm's `vision_transformer.py`).
+    Vit(VitArchitecture),
+    /// A hierarchical transformer with shifted windows (timm's `swin_transformer.py`).
+    Swin {
+        /// Side of the input in pixels.
+        image_size: u32,
+        /// Side of a patch in pixels.
+        patch_size: u32,
+        /// Side of an attention window in patches.
+        window_size: u32,
+        /// Width of the first stage.
+        embed_dim: u32,
+        /// Blocks a stage.
+        depths: Vec<u32>,
+        /// Attention heads a stage.
+        num_heads: Vec<u32>,
+        /// Rate of stochastic depth at the last block.
+        drop_path: f64,
+    },
+    /// A ConvNeXt (timm's `convnext.py`).
+    Convnext {
+        /// Side of the input in pixels.
+        image_size: u32,
+        /// Blocks a stage.
+        depths: Vec<u32>,
+        /// Width a stage.
+        dims: Vec<u32>,
+        /// Rate of stochastic depth at the last block.
+        drop_path: f64,
+    },
+    /// A residual network with batch norm (timm's `resnet.py`).
+    Resnet {
+        /// Side of the input in pixels.
+        image_size: u32,
+        /// Which residual block.
+        block: ResnetBlock,
+        /// Blocks a stage.
+        layers: Vec<u32>,
+    },
+}
+
+/// The numbers of a vision transformer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VitArchitecture {
+    /// Side of the input in pixels.
+    pub image_size: u32,
+    /// Side of a patch in pixels.
+    pub patch_size: u32,
+    /// Width.
+    pub embed_dim: u32,
+    /// Number of blocks.
+    pub depth: u32,
+    /// Attention heads; divides the width.
+    pub num_heads: u32,
+    /// Width of the hidden layer of a block, in widths.
+    pub mlp_ratio: f64,
+    /// Whether this is CLIP's variant: a norm before the blocks, no bias in the patch embedding, norm stability 1e-5
+    /// instead of 1e-6.
+    pub clip: bool,
+    /// Whether the activation is OpenAI's QuickGELU instead of GELU.
+    pub quick_gelu: bool,
+}
+
+/// The residual block of a ResNet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResnetBlock {
+    /// Two 3×3 convolutions.
+    Basic,
+    /// 1×1, 3×3 (with the stride), 1×1.
+    Bottleneck,
+}
+
+/// Where the weights of a backbone come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum WeightsSource {
+    /// Drawn from the run's seed: training from scratch.
+    Random,
+    /// A local safetensors file under timm's names.
+    File {
+        /// The file. Not part of a run's identity; `digest` is.
+        path: PathBuf,
+        /// SHA-256 of the file, `None` before it is resolved.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
+    },
+    /// A model repository on the Hugging Face Hub.
+    Hub {
+        /// `owner/name`.
+        repository: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// The file in the repository.
+        file: String,
+    },
+    /// The final model of another run of the same store, usually a pretraining run.
+    Run {
+        /// That run.
+        run: RunId,
+    },
+}
+
+/// Mean and standard deviation of the three channels, for pixels in [0, 1].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Normalization {
+    /// Red, green, blue.
+    pub mean: [f64; 3],
+    /// Red, green, blue; above 0.
+    pub std: [f64; 3],
+}
+
+/// An optimizer with its rates. The head may learn faster than the backbone (paper, C.1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum OptimizerSpec {
+    /// AdamW with decoupled weight decay, as PyTorch computes it.
+    Adamw {
+        /// Rate of the backbone.
+        learning_rate: f64,
+        /// Rate of the head.
+        head_learning_rate: f64,
+        /// Weight decay of the backbone.
+        weight_decay: f64,
+        /// Weight decay of the head.
+        head_weight_decay: f64,
+        /// Decay of the first and second moment.
+        betas: [f64; 2],
+        /// Added to the denominator; PyTorch's `eps`.
+        stability: f64,
+    },
+    /// Stochastic gradient descent with momentum, as PyTorch computes it (no dampening, no Nesterov).
+    Sgd {
+        /// Rate of the backbone.
+        learning_rate: f64,
+        /// Rate of the head.
+        head_learning_rate: f64,
+        /// Weight decay of the backbone.
+        weight_decay: f64,
+        /// Weight decay of the head.
+        head_weight_decay: f64,
+        /// Momentum in [0, 1).
+        momentum: f64,
+    },
+}
+
+/// An attack without its radius.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum AttackSpec {
+    /// Auto-PGD (Croce and Hein, 2020), section D of the paper's reconstruction.
+    Apgd {
+        /// Number of steps.
+        steps: u32,
+        /// The ball.
+        norm: Norm,
+        /// What is maximised.
+        loss: AttackLoss,
+    },
+}
+
+/// The norm whose ball bounds a perturbation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// Largest absolute change of a pixel's channel.
+    Linf,
+    /// Euclidean length of the change.
+    L2,
+}
+
+/// The loss that an attack maximises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttackLoss {
+    /// Cross entropy.
+    CrossEntropy,
+    /// Difference of logits ratio.
+    Dlr,
+}
+
+impl AttackSpec {
+    /// Returns the short text that tables and the database use, such as `apgd-10-ce`.
+    pub fn label(&self) -> String {
+        let Self::Apgd { steps, loss, .. } = self;
+        let loss = match loss {
+            AttackLoss::CrossEntropy => "ce",
+            AttackLoss::Dlr => "dlr",
+        };
+        format!("apgd-{steps}-{loss}")
+    }
+
+    /// Returns the norm of the ball.
+    pub const fn norm(&self) -> Norm {
+        let Self::Apgd { norm, .. } = self;
+        *norm
+    }
+
+    /// Returns the number of steps.
+    pub const fn steps(&self) -> u32 {
+        let Self::Apgd { steps, .. } = self;
+        *steps
+    }
+}
+
+impl Norm {
+    /// Returns the name used in the sweep file and in the database.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Linf => "linf",
+            Self::L2 => "l2",
+        }
+    }
+}
+
+/// What is measured on the validation split after every epoch: clean accuracy, and robust accuracy at the full target
+/// epsilon whatever the schedule says (paper, C).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ValidationSpec {
+    /// The attack.
+    pub attack: AttackSpec,
+}
+
+/// What is measured on the test split: accuracy at every multiple of 1/255 up to `max_epsilon`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvaluationSpec {
+    /// The attack.
+    pub attack: AttackSpec,
+    /// Largest radius; at least the target epsilon.
+    pub max_epsilon: Epsilon,
+}
+
+/// The identity of a run: the first 128 bits of SHA-256 over its canonical form, written as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunId([u8; 16]);
+
+/// A text that is no run id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a run id: expected 32 hexadecimal digits")]
+pub struct ParseRunIdError(String);
+
+impl RunId {
+    /// Number of digits that tables print; `sweep show` and its kin take any prefix that fits one run only.
+    pub const SHORT: usize = 10;
+
+    /// Returns the digits that tables print.
+    pub fn short(&self) -> String {
+        self.to_string()[..Self::SHORT].to_owned()
+    }
+
+    fn of(canonical: &str) -> Self {
+        let digest = Sha256::digest(canonical.as_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for RunId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "RunId({self})")
+    }
+}
+
+impl FromStr for RunId {
+    type Err = ParseRunIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseRunIdError(text.to_owned());
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(error());
+        }
+        u128::from_str_radix(text, 16).map(|number| Self(number.to_be_bytes())).map_err(|_| error())
+    }
+}
+
+impl Serialize for RunId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RunId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl RunSpec {
+    /// Returns the identity of the run: a hash of what changes its result.
+    pub fn id(&self) -> RunId {
+        RunId::of(&self.canonical())
+    }
+
+    /// Returns the identity of what is trained, whatever is measured afterwards.
+    pub fn training_id(&self) -> RunId {
+        RunId::of(&canonical_text(&self.training_identity()))
+    }
+
+    /// Returns the canonical form: JSON with sorted keys, without names, paths and the micro batch size.
+    pub fn canonical(&self) -> String {
+        let identity =
+            json!({ "training": self.training_identity(), "evaluation": to_json(&self.evaluation) });
+        canonical_text(&identity)
+    }
+
+    /// Returns the run whose final model this run starts from, if any.
+    pub const fn depends_on(&self) -> Option<RunId> {
+        match self.backbone.definition.weights {
+            WeightsSource::Run { run } => Some(run),
+            _ => None,
+        }
+    }
+
+    fn training_identity(&self) -> Value {
+        json!({
+            "backbone": self.backbone.definition.identity(),
+            "dataset": self.dataset.definition.identity(),
+            "input_size": self.input_size,
+            "target_epsilon": to_json(&self.target_epsilon),
+            "epsilon_schedule": to_json(&self.epsilon_schedule),
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "optimizer": to_json(&self.optimizer),
+            "learning_rate_schedule": to_json(&self.learning_rate_schedule),
+            "attack": to_json(&self.attack),
+            "augmentation": to_json(&self.augmentation),
+            "validation": to_json(&self.validation),
+            "seed": self.seed,
+        })
+    }
+}
+
+impl BackboneSpec {
+    fn identity(&self) -> Value {
+        let weights = match &self.weights {
+            WeightsSource::File { digest: Some(digest), .. } => json!({ "kind": "file", "digest": digest }),
+            weights => to_json(weights),
+        };
+        json!({
+            "architecture": to_json(&self.architecture),
+            "weights": weights,
+            "normalization": to_json(&self.normalization),
+        })
+    }
+}
+
+impl DatasetSpec {
+    fn identity(&self) -> Value {
+        let source = match &self.source {
+            DatasetSource::Parquet { digest: Some(digest), image_column, label_column, .. } => json!({
+                "kind": "parquet",
+                "digest": digest,
+                "image_column": image_column,
+                "label_column": label_column,
+            }),
+            source => to_json(source),
+        };
+        json!({ "source": source, "splits": to_json(&self.splits) })
+    }
+}
+
+fn to_json<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).expect("plain data without maps of odd keys becomes JSON")
+}
+
+fn canonical_text(identity: &Value) -> String {
+    let mut text = String::with_capacity(2048);
+    write_canonical(&json!({ "format": CANONICAL_FORMAT, "identity": identity }), &mut text);
+    text
+}
+
+/// Writes JSON without spaces and with sorted keys, whatever order the map type of `serde_json` was built to keep.
+fn write_canonical(value: &Value, text: &mut String) {
+    let list = |text: &mut String, items: &mut dyn Iterator<Item = (Option<&String>, &Value)>| {
+        for (index, (key, value)) in items.enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            if let Some(key) = key {
+                text.push_str(&Value::from(key.as_str()).to_string());
+                text.push(':');
+            }
+            write_canonical(value, text);
+        }
+    };
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().map(|(key, value)| (Some(key), value)).collect();
+            entries.sort_by_key(|(key, _)| *key);
+            text.push('{');
+            list(text, &mut entries.into_iter());
+            text.push('}');
+        }
+        Value::Array(values) => {
+            text.push('[');
+            list(text, &mut values.iter().map(|value| (None, value)));
+            text.push(']');
+        }
+        scalar => text.push_str(&scalar.to_string()),
+    }
+}

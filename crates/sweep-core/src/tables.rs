@@ -1,0 +1,540 @@
+//! The tables of the grammar: every key of a sweep file, what it takes, what stands in for it, and where a default that
+//! shapes a result comes from ("paper" is Ngnawé et al., arXiv 2509.23325; "default" where the paper is silent).
+
+use crate::grammar::Presence::{Default, Optional, Required};
+use crate::grammar::{Field, Kind, Open, Presence, Variant};
+
+const fn field(name: &'static str, kind: Kind, presence: Presence, doc: &'static str) -> Field {
+    Field { name, kind, presence, doc }
+}
+
+const fn variant(kind: &'static str, fields: &'static [Field], doc: &'static str) -> Variant {
+    Variant { kind, fields, doc }
+}
+
+const fn integer(min: i64, max: i64) -> Kind {
+    Kind::Integer { min, max }
+}
+
+const COUNT: Kind = integer(1, 1_000_000);
+const SEED: Kind = integer(0, i64::MAX);
+const RATE: Kind = Kind::Number { min: 0.0, max: 10.0, open: Open::Min };
+const DECAY: Kind = Kind::Number { min: 0.0, max: 1.0, open: Open::Neither };
+const HALF_OPEN: Kind = Kind::Number { min: 0.0, max: 1.0, open: Open::Max };
+const UNIT: Kind = Kind::Number { min: 0.0, max: 1.0, open: Open::Neither };
+const EPOCH: Kind = integer(0, 100_000);
+
+/// The keys of a run: of `run`, `matrix`, `include`, `exclude`, `when` and `set`.
+pub(crate) static RUN: &[Field] = &[
+    field(
+        "backbone",
+        Kind::Name,
+        Required,
+        "Name of a pretrained network: a built-in one or one of `backbones`.",
+    ),
+    field("dataset", Kind::Name, Required, "Name of a dataset: a built-in one or one of `datasets`."),
+    field(
+        "target_epsilon",
+        Kind::Epsilon,
+        Required,
+        "Radius that training ends at (the paper's eps_g), such as 4/255.",
+    ),
+    field(
+        "epsilon_schedule",
+        Kind::Tagged(EPSILON_SCHEDULES),
+        Required,
+        "How epsilon gets from 0 to the target.",
+    ),
+    field("seed", SEED, Default("0"), "Seed of everything random in the run. Default 0."),
+    field(
+        "epochs",
+        integer(1, 100_000),
+        Default("50"),
+        "Passes over the training split. Default 50 (paper).",
+    ),
+    field(
+        "batch_size",
+        COUNT,
+        Default("1024"),
+        "Images an optimizer step. Default 1024 (the co-author's code; paper silent).",
+    ),
+    field(
+        "micro_batch_size",
+        COUNT,
+        Optional,
+        "Images a forward pass; what fits the device. Default: the batch size, at most 32. No part of a run's identity.",
+    ),
+    field(
+        "input_size",
+        integer(8, 2048),
+        Optional,
+        "Side of the square input in pixels. Default: that of the backbone.",
+    ),
+    field(
+        "optimizer",
+        Kind::Tagged(OPTIMIZERS),
+        Default("{kind: adamw}"),
+        "Optimizer and rates. Default AdamW (paper).",
+    ),
+    field(
+        "learning_rate_schedule",
+        Kind::Tagged(LEARNING_RATE_SCHEDULES),
+        Default("{kind: cosine}"),
+        "How the learning rates move. Default cosine with warm-up (paper).",
+    ),
+    field(
+        "attack",
+        Kind::Tagged(ATTACKS),
+        Default("{kind: apgd, steps: 7}"),
+        "Attack that crafts training images. Default APGD with 7 steps (paper).",
+    ),
+    field(
+        "augmentation",
+        Kind::Tagged(AUGMENTATIONS),
+        Default("{kind: paper}"),
+        "What is done to training images first.",
+    ),
+    field(
+        "validation",
+        Kind::Object(VALIDATION),
+        Default("{}"),
+        "What is measured on the validation split after every epoch.",
+    ),
+    field(
+        "evaluation",
+        Kind::Object(EVALUATION),
+        Default("{}"),
+        "What is measured on the test split after the last epoch.",
+    ),
+];
+
+static EPSILON_SCHEDULES: &[Variant] = &[
+    variant("none", &[], "Always 0: standard fine-tuning."),
+    variant("fixed", &[], "Always the target: the paper's RFT-fix."),
+    variant(
+        "ramp",
+        &[
+            field("start", EPOCH, Required, "First epoch of the ramp (T1); epochs count from 0."),
+            field("end", EPOCH, Required, "First epoch at the target (T2)."),
+        ],
+        "0 before `start`, linear until `end`, then the target: the paper's Epsilon-Scheduling.",
+    ),
+    variant("warmup", &[field("end", EPOCH, Required, "First epoch at the target.")], "A ramp from epoch 0."),
+    variant(
+        "step",
+        &[field("start", EPOCH, Required, "First epoch at the target.")],
+        "0, then the target at once.",
+    ),
+    variant("uniform", &[], "Each epoch draws from [0, target] (paper, Table 8)."),
+    variant(
+        "piecewise",
+        &[field(
+            "points",
+            Kind::List { item: &Kind::Object(POINT), min: 1, max: 1000 },
+            Required,
+            "Corners, in order of epochs.",
+        )],
+        "Straight lines between points.",
+    ),
+];
+
+static POINT: &[Field] = &[
+    field("epoch", EPOCH, Required, "The epoch."),
+    field("fraction", UNIT, Required, "Fraction of the target epsilon."),
+];
+
+static OPTIMIZERS: &[Variant] = &[
+    variant(
+        "adamw",
+        &[
+            field(
+                "learning_rate",
+                RATE,
+                Default("1.2e-4"),
+                "Rate of the backbone. Default 1.2e-4 (the co-author's search; paper silent).",
+            ),
+            field("head_learning_rate", RATE, Optional, "Rate of the head. Default: that of the backbone."),
+            field(
+                "weight_decay",
+                DECAY,
+                Default("1e-6"),
+                "Weight decay of the backbone. Default 1e-6 (the co-author's search).",
+            ),
+            field(
+                "head_weight_decay",
+                DECAY,
+                Optional,
+                "Weight decay of the head. Default: that of the backbone.",
+            ),
+            field(
+                "betas",
+                Kind::List { item: &HALF_OPEN, min: 2, max: 2 },
+                Default("[0.9, 0.95]"),
+                "Decay of the moments. Default [0.9, 0.95] (the co-author's code).",
+            ),
+            field("stability", RATE, Default("1e-8"), "Added to the denominator. Default 1e-8 (PyTorch)."),
+        ],
+        "AdamW.",
+    ),
+    variant(
+        "sgd",
+        &[
+            field("learning_rate", RATE, Required, "Rate of the backbone."),
+            field("head_learning_rate", RATE, Optional, "Rate of the head. Default: that of the backbone."),
+            field("weight_decay", DECAY, Default("0"), "Weight decay of the backbone. Default 0 (PyTorch)."),
+            field(
+                "head_weight_decay",
+                DECAY,
+                Optional,
+                "Weight decay of the head. Default: that of the backbone.",
+            ),
+            field("momentum", HALF_OPEN, Default("0.9"), "Momentum. Default 0.9."),
+        ],
+        "Stochastic gradient descent with momentum.",
+    ),
+];
+
+static LEARNING_RATE_SCHEDULES: &[Variant] = &[
+    variant("constant", &[], "Always the full rate."),
+    variant(
+        "cosine",
+        &[
+            field(
+                "warmup_epochs",
+                EPOCH,
+                Default("5"),
+                "Epochs of linear warm-up. Default 5 (paper has a warm-up of unknown length).",
+            ),
+            field(
+                "per",
+                Kind::Choice(&["epoch", "step"]),
+                Default("epoch"),
+                "How often the rate changes. Default epoch (the co-author's code).",
+            ),
+        ],
+        "Linear warm-up, then half a cosine down to 0.",
+    ),
+];
+
+static ATTACKS: &[Variant] = &[variant(
+    "apgd",
+    &[
+        field("steps", integer(1, 10_000), Default("10"), "Number of steps. Default 10 (paper, evaluation)."),
+        field("norm", Kind::Choice(&["linf", "l2"]), Default("linf"), "The ball. Default linf (paper)."),
+        field(
+            "loss",
+            Kind::Choice(&["cross_entropy", "dlr"]),
+            Default("cross_entropy"),
+            "What is maximised. Default cross entropy (paper).",
+        ),
+    ],
+    "Auto-PGD.",
+)];
+
+static AUGMENTATIONS: &[Variant] = &[
+    variant("none", &[], "Only the resize."),
+    variant(
+        "paper",
+        &[
+            field("flip", UNIT, Default("0.5"), "Probability of a horizontal flip. Default 0.5 (paper)."),
+            field(
+                "jitter",
+                HALF_OPEN,
+                Default("0.25"),
+                "Half-width of the factor for brightness, contrast, saturation. Default 0.25 (paper).",
+            ),
+            field(
+                "rotation",
+                Kind::Number { min: 0.0, max: 180.0, open: Open::Neither },
+                Default("2"),
+                "Largest rotation in degrees. Default 2 (the co-author's code; paper gives no angle).",
+            ),
+        ],
+        "Flip, colour jitter, small rotation.",
+    ),
+];
+
+static VALIDATION: &[Field] = &[field(
+    "attack",
+    Kind::Tagged(ATTACKS),
+    Default("{kind: apgd, steps: 10}"),
+    "Attack at the full target epsilon. Default APGD with 10 steps (paper).",
+)];
+
+static EVALUATION: &[Field] = &[
+    field(
+        "attack",
+        Kind::Tagged(ATTACKS),
+        Default("{kind: apgd, steps: 10}"),
+        "Attack at every multiple of 1/255. Default APGD with 10 steps (paper).",
+    ),
+    field(
+        "max_epsilon",
+        Kind::Epsilon,
+        Default("16/255"),
+        "Largest radius, at least the target epsilon. Default 16/255 (paper).",
+    ),
+];
+
+/// The keys of a definition under `backbones`.
+pub(crate) static BACKBONE: &[Field] = &[
+    field("architecture", Kind::Tagged(ARCHITECTURES), Required, "Shape of the network."),
+    field("weights", Kind::Tagged(WEIGHTS), Required, "Where its weights come from."),
+    field(
+        "normalization",
+        Kind::Object(NORMALIZATION),
+        Default("{}"),
+        "Mean and standard deviation of the pixels. Default: ImageNet's.",
+    ),
+];
+
+static NORMALIZATION: &[Field] = &[
+    field(
+        "mean",
+        Kind::List { item: &UNIT, min: 3, max: 3 },
+        Default("[0.485, 0.456, 0.406]"),
+        "Red, green, blue.",
+    ),
+    field(
+        "std",
+        Kind::List { item: &Kind::Number { min: 0.0, max: 10.0, open: Open::Min }, min: 3, max: 3 },
+        Default("[0.229, 0.224, 0.225]"),
+        "Red, green, blue.",
+    ),
+];
+
+const SIDE: Kind = integer(8, 2048);
+const WIDTHS: Kind = Kind::List { item: &COUNT, min: 4, max: 4 };
+
+static ARCHITECTURES: &[Variant] = &[
+    variant(
+        "vit",
+        &[
+            field("image_size", SIDE, Default("224"), "Side of the input in pixels."),
+            field("patch_size", integer(1, 256), Default("16"), "Side of a patch in pixels."),
+            field("embed_dim", COUNT, Default("768"), "Width."),
+            field("depth", integer(1, 1000), Default("12"), "Number of blocks."),
+            field("num_heads", integer(1, 1024), Default("12"), "Attention heads."),
+            field(
+                "mlp_ratio",
+                Kind::Number { min: 0.0, max: 64.0, open: Open::Min },
+                Default("4"),
+                "Hidden width of a block, in widths.",
+            ),
+            field(
+                "clip",
+                Kind::Bool,
+                Default("false"),
+                "CLIP's variant: norm before the blocks, no bias in the patch embedding.",
+            ),
+            field("quick_gelu", Kind::Bool, Default("false"), "OpenAI's QuickGELU instead of GELU."),
+        ],
+        "Vision transformer. Defaults: ViT-B/16.",
+    ),
+    variant(
+        "swin",
+        &[
+            field("image_size", SIDE, Default("224"), "Side of the input in pixels."),
+            field("patch_size", integer(1, 256), Default("4"), "Side of a patch in pixels."),
+            field("window_size", integer(1, 256), Default("7"), "Side of a window in patches."),
+            field("embed_dim", COUNT, Default("128"), "Width of the first stage."),
+            field("depths", WIDTHS, Default("[2, 2, 18, 2]"), "Blocks a stage."),
+            field("num_heads", WIDTHS, Default("[4, 8, 16, 32]"), "Attention heads a stage."),
+            field(
+                "drop_path",
+                HALF_OPEN,
+                Default("0.1"),
+                "Stochastic depth at the last block. Default 0.1 (timm).",
+            ),
+        ],
+        "Swin transformer. Defaults: Swin-B.",
+    ),
+    variant(
+        "convnext",
+        &[
+            field("image_size", SIDE, Default("224"), "Side of the input in pixels."),
+            field("depths", WIDTHS, Default("[3, 3, 27, 3]"), "Blocks a stage."),
+            field("dims", WIDTHS, Default("[128, 256, 512, 1024]"), "Width a stage."),
+            field(
+                "drop_path",
+                HALF_OPEN,
+                Default("0"),
+                "Stochastic depth at the last block. Default 0 (timm).",
+            ),
+        ],
+        "ConvNeXt. Defaults: ConvNeXt-B.",
+    ),
+    variant(
+        "resnet",
+        &[
+            field("image_size", SIDE, Default("224"), "Side of the input in pixels."),
+            field("block", Kind::Choice(&["basic", "bottleneck"]), Default("bottleneck"), "Residual block."),
+            field("layers", WIDTHS, Default("[3, 4, 6, 3]"), "Blocks a stage."),
+        ],
+        "ResNet. Defaults: ResNet-50.",
+    ),
+];
+
+static WEIGHTS: &[Variant] = &[
+    variant("random", &[], "From scratch."),
+    variant(
+        "file",
+        &[field(
+            "path",
+            Kind::Text,
+            Required,
+            "A safetensors file under timm's names; relative to the sweep file.",
+        )],
+        "A local file.",
+    ),
+    variant(
+        "hub",
+        &[
+            field("repository", Kind::Name, Required, "owner/name"),
+            field("revision", Kind::Name, Default("main"), "Branch, tag or commit."),
+            field("file", Kind::Name, Default("model.safetensors"), "The file in the repository."),
+        ],
+        "A model repository on the Hugging Face Hub.",
+    ),
+    variant(
+        "pretrain",
+        &[field(
+            "run",
+            Kind::PartialRun,
+            Required,
+            "The run that trains it from scratch; it joins the grid. Not written: no augmentation of the task, epsilon 0.",
+        )],
+        "The final model of a run of its own.",
+    ),
+];
+
+/// The keys of a definition under `datasets`.
+pub(crate) static DATASET: &[Field] = &[
+    field("source", Kind::Tagged(SOURCES), Required, "Where the images come from."),
+    field(
+        "splits",
+        Kind::Tagged(SPLITS),
+        Default("{kind: given}"),
+        "How train, validation and test are made.",
+    ),
+    field(
+        "expected",
+        Kind::Object(EXPECTED),
+        Optional,
+        "Published sizes: used for estimates, checked on loading.",
+    ),
+];
+
+const COLUMN: Kind = Kind::Text;
+
+static SOURCES: &[Variant] = &[
+    variant(
+        "procedural",
+        &[
+            field(
+                "family",
+                Kind::Choice(&["upstream", "shapes", "textures", "blobs", "glyphs", "details"]),
+                Required,
+                "Family of images.",
+            ),
+            field("seed", SEED, Default("0"), "Seed of every image."),
+            field("train", integer(1, 10_000_000), Required, "Training images."),
+            field("test", integer(1, 10_000_000), Required, "Test images."),
+        ],
+        "Images drawn from a seed.",
+    ),
+    variant(
+        "parquet",
+        &[
+            field("path", Kind::Text, Required, "Folder; relative to the sweep file."),
+            field("image_column", COLUMN, Default("image"), "Image column."),
+            field("label_column", COLUMN, Default("label"), "Label column."),
+        ],
+        "A local folder of parquet files in the Hub's layout.",
+    ),
+    variant(
+        "hub",
+        &[
+            field("repository", Kind::Name, Required, "owner/name"),
+            field("revision", Kind::Name, Default("main"), "Branch, tag or commit."),
+            field("image_column", COLUMN, Default("image"), "Image column."),
+            field("label_column", COLUMN, Default("label"), "Label column."),
+        ],
+        "A dataset repository on the Hugging Face Hub.",
+    ),
+];
+
+static SPLITS: &[Variant] = &[
+    variant(
+        "given",
+        &[
+            field("train", Kind::Name, Default("train"), "Training split of the source."),
+            field(
+                "validation",
+                Kind::Tagged(VALIDATIONS),
+                Default("{kind: fraction}"),
+                "Where validation images come from.",
+            ),
+            field("test", Kind::Name, Default("test"), "Test split of the source."),
+            field("test_subset", Kind::Object(SUBSET), Optional, "Only a stratified part of the test split."),
+        ],
+        "The source has a training and a test split.",
+    ),
+    variant(
+        "pooled",
+        &[
+            field("train_per_class", COUNT, Required, "Training images a class."),
+            field("validation_per_class", COUNT, Required, "Validation images a class."),
+            field("seed", SEED, Default("0"), "Seed of the draw."),
+        ],
+        "All splits are pooled and drawn anew; the rest is the test split.",
+    ),
+];
+
+static VALIDATIONS: &[Variant] = &[
+    variant(
+        "split",
+        &[field("name", Kind::Name, Default("validation"), "Its name.")],
+        "A split of the source.",
+    ),
+    variant(
+        "per_class",
+        &[
+            field("count", COUNT, Required, "Images a class."),
+            field("seed", SEED, Default("0"), "Seed of the draw."),
+        ],
+        "Drawn from training, equally many of each class.",
+    ),
+    variant(
+        "fraction",
+        &[
+            field(
+                "fraction",
+                Kind::Number { min: 0.0, max: 1.0, open: Open::Both },
+                Default("0.15"),
+                "Part of each class. Default 0.15 (paper, Cars).",
+            ),
+            field("seed", SEED, Default("0"), "Seed of the draw."),
+        ],
+        "Drawn from training, in proportion.",
+    ),
+];
+
+static SUBSET: &[Field] = &[
+    field("count", COUNT, Required, "Number of images."),
+    field("seed", SEED, Default("0"), "Seed of the draw."),
+];
+
+static EXPECTED: &[Field] = &[
+    field("classes", COUNT, Required, "Number of classes."),
+    field("train", COUNT, Required, "Training images."),
+    field("validation", COUNT, Required, "Validation images."),
+    field("test", COUNT, Required, "Test images."),
+];
+
+/// The keys of `execution`: where the grid runs. Flags of `sweep run` override them.
+pub(crate) static EXECUTION: &[Field] = &[
+    field("executor", Kind::Choice(&["local"]), Default("local"), "What runs the workers."),
+    field("devices", Kind::Text, Optional, "Device slots, such as cpu:2 or cuda:0,1."),
+    field("threads", integer(1, 4096), Optional, "Threads of a CPU worker."),
+];

@@ -1,0 +1,91 @@
+//! Whether a run makes sense as a whole: checks that look at more than one key.
+
+use crate::schedule::{EpsilonSchedule, LearningRateSchedule};
+use crate::spec::{Architecture, RunSpec};
+
+/// Something wrong between the keys of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// The key to change, at the top of a run.
+    pub(crate) key: &'static str,
+    pub(crate) message: String,
+    pub(crate) hint: Option<&'static str>,
+}
+
+/// Returns what is wrong with a run.
+pub(crate) fn validate(spec: &RunSpec) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault = |key, message: String, hint| faults.push(Fault { key, message, hint });
+    for (name, before, after) in ordered_epochs(spec) {
+        if before > after {
+            fault(
+                "epsilon_schedule",
+                format!("{name}: {before} is after {after}, expected 0 <= start <= end <= epochs"),
+                None,
+            );
+        }
+    }
+    if let EpsilonSchedule::Piecewise { points } = &spec.epsilon_schedule
+        && !points.is_sorted_by(|left, right| left.epoch < right.epoch)
+    {
+        fault("epsilon_schedule", "the points are not in order, expected epochs that rise".to_owned(), None);
+    }
+    if spec.target_epsilon.is_zero() && spec.epsilon_schedule != EpsilonSchedule::None {
+        let message =
+            format!("`{}` has nothing to schedule at a target epsilon of 0", spec.epsilon_schedule.label());
+        fault("epsilon_schedule", message, Some("write {kind: none} for standard fine-tuning"));
+    }
+    if let LearningRateSchedule::Cosine { warmup_epochs, .. } = spec.learning_rate_schedule
+        && warmup_epochs >= spec.epochs
+    {
+        let message = format!("a warm-up of {warmup_epochs} epochs leaves nothing of {} epochs", spec.epochs);
+        fault(
+            "learning_rate_schedule",
+            message,
+            Some("write {kind: cosine, warmup_epochs: …} with less than `epochs`"),
+        );
+    }
+    if spec.evaluation.max_epsilon < spec.target_epsilon {
+        let (max, target) = (spec.evaluation.max_epsilon, spec.target_epsilon);
+        let message = format!(
+            "`max_epsilon` {max} is below the target epsilon {target}: expected robustness needs every point up to it"
+        );
+        fault("evaluation", message, None);
+    }
+    if spec.micro_batch_size > spec.batch_size {
+        let message = format!("{} is more than the batch size {}", spec.micro_batch_size, spec.batch_size);
+        fault("micro_batch_size", message, None);
+    }
+    if let Some(message) = shape_fault(&spec.backbone.definition.architecture, spec.input_size) {
+        fault("backbone", message, None);
+    }
+    faults
+}
+
+/// Returns pairs of epochs of which the first must not lie after the second.
+fn ordered_epochs(spec: &RunSpec) -> Vec<(&'static str, u32, u32)> {
+    match spec.epsilon_schedule {
+        EpsilonSchedule::Ramp { start, end } => {
+            vec![("start of the ramp", start, end), ("end of the ramp", end, spec.epochs)]
+        }
+        EpsilonSchedule::Warmup { end } => vec![("end of the warm-up", end, spec.epochs)],
+        EpsilonSchedule::Step { start } => vec![("start of the step", start, spec.epochs)],
+        _ => Vec::new(),
+    }
+}
+
+fn shape_fault(architecture: &Architecture, input_size: u32) -> Option<String> {
+    let Architecture::Vit(vit) = architecture else { return None };
+    if vit.embed_dim % vit.num_heads != 0 {
+        return Some(format!("embed_dim {} is no multiple of num_heads {}", vit.embed_dim, vit.num_heads));
+    }
+    if vit.image_size % vit.patch_size != 0 {
+        return Some(format!(
+            "image_size {} is no multiple of patch_size {}",
+            vit.image_size, vit.patch_size
+        ));
+    }
+    (input_size != vit.image_size).then(|| {
+        format!("input_size {input_size} is not the image_size {} of the position embeddings", vit.image_size)
+    })
+}
