@@ -215,8 +215,10 @@ struct RunWire {
     evaluation: crate::spec::EvaluationSpec,
 }
 
-/// Images a forward pass where the sweep file does not say.
-const DEFAULT_MICRO_BATCH: u32 = 32;
+/// Returns the images of a forward pass where the sweep file does not say: the largest part of the batch up to 32.
+fn default_micro_batch(batch_size: u32) -> u32 {
+    (1..=32).rev().find(|size| batch_size.is_multiple_of(*size)).unwrap_or(1)
+}
 
 /// The state of an expansion: what is resolved already.
 struct Expansion<'a> {
@@ -421,7 +423,7 @@ impl RunWire {
     fn into_spec(self, backbone: BackboneSpec, dataset: Named<DatasetSpec>) -> RunSpec {
         RunSpec {
             input_size: self.input_size.unwrap_or(backbone.architecture.image_size()),
-            micro_batch_size: self.micro_batch_size.unwrap_or(DEFAULT_MICRO_BATCH.min(self.batch_size)),
+            micro_batch_size: self.micro_batch_size.unwrap_or_else(|| default_micro_batch(self.batch_size)),
             backbone: Named { name: self.backbone, definition: backbone },
             dataset,
             target_epsilon: self.target_epsilon,

@@ -6,6 +6,7 @@
 pub mod dataset;
 pub mod epsilon;
 pub mod event;
+pub mod home;
 pub mod metrics;
 pub mod random;
 pub mod schedule;

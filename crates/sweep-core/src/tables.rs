@@ -62,7 +62,7 @@ pub(crate) static RUN: &[Field] = &[
         "micro_batch_size",
         COUNT,
         Optional,
-        "Images a forward pass; what fits the device. Default: the batch size, at most 32. No part of a run's identity.",
+        "Images a forward pass; what fits the device. It divides the batch size. Default: its largest divisor up to 32. No part of a run's identity.",
     ),
     field(
         "input_size",

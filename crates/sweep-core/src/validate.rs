@@ -52,8 +52,8 @@ pub(crate) fn validate(spec: &RunSpec) -> Vec<Fault> {
         );
         fault("evaluation", message, None);
     }
-    if spec.micro_batch_size > spec.batch_size {
-        let message = format!("{} is more than the batch size {}", spec.micro_batch_size, spec.batch_size);
+    if !spec.batch_size.is_multiple_of(spec.micro_batch_size) {
+        let message = format!("{} does not divide the batch size {}", spec.micro_batch_size, spec.batch_size);
         fault("micro_batch_size", message, None);
     }
     if let Some(message) = shape_fault(&spec.backbone.definition.architecture, spec.input_size) {

@@ -1,0 +1,153 @@
+//! From a run's description to a model and its optimizer.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use sweep_attacks::{Attack, Loss, Norm};
+use sweep_core::home::Home;
+use sweep_core::random::{Purpose, Stream};
+use sweep_core::spec::{self, AttackLoss, AttackSpec, Normalization, OptimizerSpec, RunSpec, WeightsSource};
+use sweep_kernels::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
+use sweep_models::{Architecture, Head, Model, VitActivation, VitConfig};
+
+use crate::digest::digest_file;
+use crate::{Error, Result};
+
+/// ImageNet's constants, where only the shape of a network matters.
+pub(crate) const IMAGENET: Normalization =
+    Normalization { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
+/// A model and the digest of the weights file it came from; `None` for random weights.
+pub(crate) struct Loaded {
+    pub(crate) model: Model,
+    pub(crate) weights_digest: Option<String>,
+}
+
+/// Builds the network of a run with `classes` classes: pretrained weights and a new head, or random weights.
+pub(crate) fn load(spec: &RunSpec, classes: u32, home: &Home) -> Result<Loaded> {
+    let backbone = &spec.backbone.definition;
+    let architecture = architecture(&backbone.architecture, classes, &backbone.normalization)?;
+    let mut stream = Stream::new(spec.seed, Purpose::Initialization, 0, 0);
+    let mut uniforms = || stream.uniform();
+    let Some(path) = weights_file(&backbone.weights, home)? else {
+        let model = Model::new(architecture, DType::F32, &mut uniforms)?;
+        return Ok(Loaded { model, weights_digest: None });
+    };
+    let digest = checked_digest(&path, &backbone.weights)?;
+    let model = Model::load(architecture, DType::F32, &path, Head::Fresh(&mut uniforms))?;
+    Ok(Loaded { model, weights_digest: Some(digest) })
+}
+
+fn weights_file(weights: &WeightsSource, home: &Home) -> Result<Option<PathBuf>> {
+    match weights {
+        WeightsSource::Random => Ok(None),
+        WeightsSource::File { path, .. } => Ok(Some(path.clone())),
+        WeightsSource::Run { run } => Ok(Some(home.model(*run).join("model.safetensors"))),
+        WeightsSource::Hub { repository, .. } => Err(Error::HubWeights { repository: repository.clone() }),
+    }
+}
+
+fn checked_digest(path: &Path, weights: &WeightsSource) -> Result<String> {
+    let found = digest_file(path)?;
+    match weights {
+        WeightsSource::File { digest: Some(expected), .. } if *expected != found => {
+            Err(Error::WeightsChanged { path: path.to_owned(), expected: expected.clone(), found })
+        }
+        _ => Ok(found),
+    }
+}
+
+/// Translates the numbers of a sweep file into those of `sweep-models`.
+pub(crate) fn architecture(
+    architecture: &spec::Architecture,
+    classes: u32,
+    normalization: &Normalization,
+) -> Result<Architecture> {
+    let vit = match architecture {
+        spec::Architecture::Vit(vit) => vit,
+        spec::Architecture::Swin { .. } => return Err(Error::Family { family: "swin" }),
+        spec::Architecture::Convnext { .. } => return Err(Error::Family { family: "convnext" }),
+        spec::Architecture::Resnet { .. } => return Err(Error::Family { family: "resnet" }),
+    };
+    let variant = if vit.clip { VitConfig::clip_base() } else { VitConfig::base() };
+    let config = VitConfig {
+        image_size: vit.image_size as usize,
+        patch_size: vit.patch_size as usize,
+        embed_dim: vit.embed_dim as usize,
+        depth: vit.depth as usize,
+        num_heads: vit.num_heads as usize,
+        mlp_ratio: vit.mlp_ratio,
+        num_classes: classes as usize,
+        activation: if vit.quick_gelu { VitActivation::QuickGelu } else { VitActivation::Gelu },
+        mean: normalization.mean,
+        std: normalization.std,
+        ..variant
+    };
+    config.validate()?;
+    Ok(Architecture::Vit(config))
+}
+
+/// Builds the optimizer of a run. Its groups are those of the co-author's code (paper, C): backbone and head with their
+/// own rates, each split into parameters that decay and parameters that do not, because their name contains `bias`,
+/// `norm` or `bn`.
+pub(crate) fn optimizer(spec: &OptimizerSpec, model: &Model) -> Result<Box<dyn Optimizer>> {
+    Ok(match spec {
+        OptimizerSpec::Adamw {
+            learning_rate,
+            head_learning_rate,
+            weight_decay,
+            head_weight_decay,
+            betas,
+            stability,
+        } => {
+            let groups =
+                groups(model, [*learning_rate, *head_learning_rate], [*weight_decay, *head_weight_decay]);
+            Box::new(AdamW::new(AdamWSettings { betas: *betas, stability: *stability }, groups)?)
+        }
+        OptimizerSpec::Sgd {
+            learning_rate,
+            head_learning_rate,
+            weight_decay,
+            head_weight_decay,
+            momentum,
+        } => {
+            let groups =
+                groups(model, [*learning_rate, *head_learning_rate], [*weight_decay, *head_weight_decay]);
+            Box::new(Sgd::new(SgdSettings { momentum: *momentum, ..SgdSettings::default() }, groups)?)
+        }
+    })
+}
+
+/// `rates` and `decays` are those of the backbone and of the head.
+fn groups(model: &Model, rates: [f64; 2], decays: [f64; 2]) -> Vec<ParameterGroup> {
+    let undecayed = |name: &str| ["bias", "norm", "bn"].iter().any(|part| name.contains(part));
+    let mut groups = Vec::new();
+    for is_head in [false, true] {
+        for decays_not in [false, true] {
+            let chosen = model.parameters().iter();
+            let chosen =
+                chosen.filter(|(_, name, _)| model.is_head(name) == is_head && undecayed(name) == decays_not);
+            groups.push(ParameterGroup {
+                parameters: chosen.map(|(id, _, _)| id).collect(),
+                learning_rate: rates[usize::from(is_head)],
+                weight_decay: if decays_not { 0.0 } else { decays[usize::from(is_head)] },
+            });
+        }
+    }
+    groups
+}
+
+/// Translates an attack of a sweep file.
+pub(crate) fn attack(spec: &AttackSpec) -> Attack {
+    let AttackSpec::Apgd { steps, norm, loss } = spec;
+    let norm = match norm {
+        spec::Norm::Linf => Norm::Linf,
+        spec::Norm::L2 => Norm::L2,
+    };
+    let loss = match loss {
+        AttackLoss::CrossEntropy => Loss::CrossEntropy,
+        AttackLoss::Dlr => Loss::Dlr,
+    };
+    let steps = std::num::NonZeroUsize::new(*steps as usize).unwrap_or(std::num::NonZeroUsize::MIN);
+    Attack::apgd(norm, loss, steps)
+}
