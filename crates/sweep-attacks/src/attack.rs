@@ -1,0 +1,252 @@
+//! The attacks as a user names them, and their use in training.
+
+use std::num::NonZeroUsize;
+
+use candle_core::{DType, Tensor};
+use sweep_kernels::Classifier;
+
+use crate::ball::{Ball, Norm};
+use crate::checkpoints::check_windows;
+use crate::element::Element;
+use crate::host::with_host_slice;
+use crate::input::{Input, check_label_count};
+use crate::objective::{Objective, class_count, wrong_class_of_rank};
+use crate::report::{Crafted, Effort};
+use crate::sample::{Candidate, Plan, Sample, Stepping};
+use crate::search::Search;
+use crate::{Error, Result};
+
+/// What the attack makes larger; [`Objective`] has the formulas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Cross entropy with the true class.
+    CrossEntropy,
+    /// Difference of logits ratio, towards whatever class is nearest.
+    Dlr,
+    /// Difference of logits ratio, towards one class chosen on the clean image.
+    TargetedDlr {
+        /// 1 for the most likely wrong class, 2 for the next, and so on. AutoAttack uses 1 to 9.
+        rank: NonZeroUsize,
+    },
+}
+
+/// A gradient attack with all its settings but the radius.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attack {
+    norm: Norm,
+    loss: Loss,
+    method: Method,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Method {
+    Apgd { steps: NonZeroUsize },
+    Pgd { steps: NonZeroUsize, relative_step: f64 },
+}
+
+/// APGD's first step, in multiples of epsilon.
+const APGD_FIRST_STEP: f64 = 2.0;
+
+impl Attack {
+    /// APGD (Croce and Hein 2020, paper section D): step size 2·epsilon at first, halved on oscillation or
+    /// stall; momentum.
+    pub fn apgd(norm: Norm, loss: Loss, steps: NonZeroUsize) -> Self {
+        Self { norm, loss, method: Method::Apgd { steps } }
+    }
+
+    /// PGD (Madry et al. 2018): constant steps of `relative_step`·epsilon, projected. 2.5 / steps is a usual
+    /// choice.
+    ///
+    /// # Errors
+    /// [`Error::RelativeStep`] unless `relative_step` is finite and positive.
+    pub fn pgd(norm: Norm, loss: Loss, steps: NonZeroUsize, relative_step: f64) -> Result<Self> {
+        if relative_step.is_finite() && relative_step > 0.0 {
+            Ok(Self { norm, loss, method: Method::Pgd { steps, relative_step } })
+        } else {
+            Err(Error::RelativeStep { relative_step })
+        }
+    }
+
+    /// FGSM (Goodfellow et al. 2015): one step of size epsilon. In l2, along the normalized gradient.
+    pub fn fgsm(norm: Norm, loss: Loss) -> Self {
+        Self { norm, loss, method: Method::Pgd { steps: NonZeroUsize::MIN, relative_step: 1.0 } }
+    }
+
+    /// The norm of its perturbations.
+    pub fn norm(&self) -> Norm {
+        self.norm
+    }
+
+    /// Makes a batch to train on, starting at the clean images and spending every step on every image.
+    ///
+    /// `images` are (N, 3, H, W), f32 or f64, in [0, 1]; `labels` are N classes; `epsilon` is the radius in units
+    /// of a pixel's range, computed in f64 (k / 255.0) and rounded once to the images' type here. At epsilon
+    /// 0 the result is `images` and the classifier is not called. Otherwise the cost is steps + 1 forward and
+    /// steps backward passes (one more forward pass for the targeted loss). The last point's gradient is not
+    /// taken.
+    ///
+    /// # Errors
+    /// Input that is not as described; a loss or gradient that is not finite, with the sample's position;
+    /// failures of the classifier.
+    pub fn craft(
+        &self,
+        model: &dyn Classifier,
+        images: &Tensor,
+        labels: &[u32],
+        epsilon: f64,
+    ) -> Result<Crafted> {
+        self.craft_from(model, images, images, labels, epsilon)
+    }
+
+    /// Like [`Attack::craft`], from given `starts` (shape and type of `images`), which are clamped to [0, 1]
+    /// first; see [`crate::random_start`].
+    ///
+    /// # Errors
+    /// As [`Attack::craft`], and [`Error::StartOutsideBall`].
+    pub fn craft_from(
+        &self,
+        model: &dyn Classifier,
+        images: &Tensor,
+        starts: &Tensor,
+        labels: &[u32],
+        epsilon: f64,
+    ) -> Result<Crafted> {
+        match images.dtype() {
+            DType::F32 => self.typed_craft::<f32>(model, images, starts, labels, epsilon),
+            DType::F64 => self.typed_craft::<f64>(model, images, starts, labels, epsilon),
+            dtype => Err(Error::ImageType { dtype }),
+        }
+    }
+
+    fn typed_craft<T: Element>(
+        &self,
+        model: &dyn Classifier,
+        images: &Tensor,
+        starts: &Tensor,
+        labels: &[u32],
+        epsilon: f64,
+    ) -> Result<Crafted> {
+        check_label_count(images, labels)?;
+        let input = Input::<T>::new(images, epsilon)?;
+        if epsilon == 0.0 {
+            return Ok(Crafted { images: images.clone(), trajectories: None, effort: Effort::default() });
+        }
+        let mut effort = Effort::default();
+        let objectives = self.objectives_for(model, images, labels, &mut effort)?;
+        let starts = self.read_starts(&input, images, starts, epsilon)?;
+        let candidates = input.centers().zip(starts).zip(objectives).enumerate();
+        let candidates = candidates
+            .map(|(index, ((center, start), objective))| Candidate {
+                index,
+                center: center.to_vec(),
+                start,
+                objective,
+            })
+            .collect();
+        let plan = self.plan(epsilon, false);
+        let (samples, spent) = Search::new(model, &plan, images, candidates)?.run()?;
+        effort += spent;
+
+        let mut pixels = Vec::with_capacity(input.pixels.len());
+        let mut trajectories = Vec::with_capacity(samples.len());
+        for sample in samples {
+            pixels.extend_from_slice(self.chosen_point(&sample));
+            trajectories.push(sample.trajectory);
+        }
+        let images = Tensor::from_vec(pixels, images.dims(), images.device())?;
+        Ok(Crafted { images, trajectories: Some(trajectories), effort })
+    }
+
+    fn chosen_point<'s, T>(&self, sample: &'s Sample<T>) -> &'s [T] {
+        match self.method {
+            Method::Apgd { .. } => &sample.best.point,
+            Method::Pgd { .. } => &sample.point,
+        }
+    }
+
+    fn read_starts<T: Element>(
+        &self,
+        input: &Input<T>,
+        images: &Tensor,
+        starts: &Tensor,
+        epsilon: f64,
+    ) -> Result<Vec<Vec<T>>> {
+        if starts.dims() != images.dims() {
+            let (found, expected) = (starts.shape().clone(), images.shape().clone());
+            return Err(Error::Shape { what: "the start points", found, expected });
+        }
+        let pixels = with_host_slice(starts, <[T]>::to_vec)?;
+        let mut points = Vec::with_capacity(images.dims()[0]);
+        let mut rest = pixels.as_slice();
+        for (sample, center) in input.centers().enumerate() {
+            let (point, after) = rest.split_at(center.len());
+            let point: Vec<T> = point.iter().map(|pixel| pixel.clamp_to_unit()).collect();
+            let ball = Ball { norm: self.norm, center, radius: T::from_f64(epsilon) };
+            if !ball.contains(&point) {
+                return Err(Error::StartOutsideBall { sample, epsilon });
+            }
+            points.push(point);
+            rest = after;
+        }
+        Ok(points)
+    }
+
+    /// Objectives of a batch nothing is known about yet: the targeted loss needs the clean logits.
+    fn objectives_for(
+        &self,
+        model: &dyn Classifier,
+        images: &Tensor,
+        labels: &[u32],
+        effort: &mut Effort,
+    ) -> Result<Vec<Objective>> {
+        match self.loss {
+            Loss::CrossEntropy => Ok(labels.iter().map(|&label| Objective::CrossEntropy { label }).collect()),
+            Loss::Dlr => Ok(labels.iter().map(|&label| Objective::Dlr { label }).collect()),
+            Loss::TargetedDlr { .. } => {
+                effort.forward_images += labels.len();
+                self.objectives_on(&model.logits(images)?, labels)
+            }
+        }
+    }
+
+    /// Objectives of a batch whose clean logits are `logits`; all are checked against the classes there are.
+    pub(crate) fn objectives_on(&self, logits: &Tensor, labels: &[u32]) -> Result<Vec<Objective>> {
+        let classes = class_count(logits, labels.len())?;
+        let objective = |row: &[f64], label: u32| match self.loss {
+            Loss::CrossEntropy => Ok(Objective::CrossEntropy { label }),
+            Loss::Dlr => Ok(Objective::Dlr { label }),
+            Loss::TargetedDlr { rank } => wrong_class_of_rank(row, label, rank.get())
+                .map(|target| Objective::TargetedDlr { label, target })
+                .ok_or(Error::TooFewClasses { needed: rank.get() + 1, classes }),
+        };
+        with_host_slice(logits, |rows: &[f64]| {
+            let rows = rows.chunks_exact(classes).zip(labels).enumerate();
+            rows.map(|(sample, (row, &label))| {
+                Objective::CrossEntropy { label }.check(sample, classes)?;
+                let objective = objective(row, label)?;
+                objective.check(sample, classes)?;
+                Ok(objective)
+            })
+            .collect()
+        })?
+    }
+
+    /// Settings for one radius, which is rounded to `T` here and only here.
+    pub(crate) fn plan<T: Element>(&self, epsilon: f64, broken_leave: bool) -> Plan<T> {
+        let (steps, relative_step, stepping) = match self.method {
+            Method::Apgd { steps } => {
+                let check_windows = check_windows(steps.get());
+                (steps, APGD_FIRST_STEP, Stepping::Adaptive { check_windows })
+            }
+            Method::Pgd { steps, relative_step } => (steps, relative_step, Stepping::Plain),
+        };
+        Plan {
+            norm: self.norm,
+            radius: T::from_f64(epsilon),
+            first_step_size: T::from_f64(relative_step * epsilon),
+            steps: steps.get(),
+            stepping,
+            broken_leave,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Adversarial attacks on a classifier: APGD, PGD and FGSM, in l∞ and l2.
+//!
+//! An [`Attack`] looks for images near given ones that a [`sweep_kernels::Classifier`] gets wrong. It has two
+//! uses:
+//!
+//! - **training** ([`Attack::craft`]): start at the clean image, spend every step, hand back the images to train
+//!   on;
+//! - **evaluation** ([`Attack::evaluate`]): decide for each image whether *any* query was misclassified, and stop
+//!   working on an image as soon as that is settled.
+//!
+//! APGD follows section D of the paper page, whose reference is the public `auto-attack` program: the
+//! arithmetic, its order and its rounding are the reference's, so that on equal gradients the iterates are
+//! equal bit for bit.
+//!
+//! What this crate does not do: it knows no backbone, reads no files, draws no random numbers of its own, and
+//! never changes the model. The network runs on whatever device the images are on; the attack's own
+//! arithmetic (a few operations per pixel and step) always runs on the CPU, in the images' element type (f32
+//! or f64), with one thread per image. Results therefore do not depend on the number of threads.
+
+mod attack;
+mod ball;
+mod checkpoints;
+mod element;
+mod error;
+mod evaluation;
+mod host;
+mod input;
+mod objective;
+mod report;
+mod sample;
+mod search;
+mod step_control;
+
+pub use attack::{Attack, Loss};
+pub use ball::{Norm, Uniform, random_start};
+pub use error::{Error, Result};
+pub use evaluation::{BrokenSamples, Start};
+pub use objective::{LossAndGradient, Objective, losses};
+pub use report::{Crafted, Effort, Evaluation, Outcome, Query, Trajectory};
