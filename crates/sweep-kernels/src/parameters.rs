@@ -1,0 +1,202 @@
+//! Named tensors of a model and the gradients that belong to them.
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+
+use crate::{Error, Result, elementwise};
+
+/// The position of a tensor in the [`Parameters`] that handed it out.
+///
+/// An id is only meaningful for those parameters and for gradients made from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParameterId(usize);
+
+impl ParameterId {
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// The tensors of a model, in the order they were added, each under a unique name.
+///
+/// Optimizers overwrite the storage of these tensors in place. A tensor cloned from [`Parameters::get`] shares that
+/// storage and changes with it; [`Parameters::snapshot`] gives independent copies.
+#[derive(Debug, Default)]
+pub struct Parameters {
+    entries: Vec<(String, Tensor)>,
+    by_name: HashMap<String, ParameterId>,
+}
+
+impl Parameters {
+    /// No parameters.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a copy of a tensor under a new name.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateParameter`] if the name is taken.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers hand the tensor over; its buffer is freed at once"
+    )]
+    pub fn add(&mut self, name: impl Into<String>, tensor: Tensor) -> Result<ParameterId> {
+        let name = name.into();
+        let id = ParameterId(self.entries.len());
+        if self.by_name.insert(name.clone(), id).is_some() {
+            return Err(Error::DuplicateParameter { name });
+        }
+        self.entries.push((name, tensor.force_contiguous()?));
+        Ok(id)
+    }
+
+    /// The tensor of `id`.
+    ///
+    /// # Panics
+    /// If `id` comes from other parameters and lies beyond the end of these.
+    pub fn get(&self, id: ParameterId) -> &Tensor {
+        &self.entries[id.0].1
+    }
+
+    /// Replaces the tensor of `id` by a copy of one of the same shape and dtype.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::UnsupportedDtype`] if shape or dtype differ.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers hand the tensor over; its buffer is freed at once"
+    )]
+    pub fn set(&mut self, id: ParameterId, tensor: Tensor) -> Result<()> {
+        let slot = &mut self.entries[id.0].1;
+        if slot.dims() != tensor.dims() {
+            let expected = format!("{:?}, the shape of the parameter", slot.dims());
+            return Err(Error::Shape { operation: "Parameters::set", got: tensor.dims().to_vec(), expected });
+        }
+        if slot.dtype() != tensor.dtype() {
+            return Err(Error::UnsupportedDtype { operation: "Parameters::set", dtype: tensor.dtype() });
+        }
+        *slot = tensor.force_contiguous()?;
+        Ok(())
+    }
+
+    /// The id of the tensor called `name`.
+    pub fn id(&self, name: &str) -> Option<ParameterId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The name of the tensor of `id`.
+    pub fn name(&self, id: ParameterId) -> &str {
+        &self.entries[id.0].0
+    }
+
+    /// All tensors in the order they were added.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (ParameterId, &str, &Tensor)> {
+        self.entries
+            .iter()
+            .enumerate()
+            .map(|(index, (name, tensor))| (ParameterId(index), name.as_str(), tensor))
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Number of scalars in all tensors together.
+    pub fn element_count(&self) -> usize {
+        self.entries.iter().map(|(_, tensor)| tensor.elem_count()).sum()
+    }
+
+    /// Independent copies of all tensors, which later optimizer steps do not change.
+    pub fn snapshot(&self) -> Result<Vec<(String, Tensor)>> {
+        self.entries.iter().map(|(name, tensor)| Ok((name.clone(), tensor.copy()?))).collect()
+    }
+}
+
+/// Gradients of a loss with respect to parameters, summed over the backward passes that wrote them.
+#[derive(Debug)]
+pub struct Gradients {
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Frozen,
+    Wanted(Option<Tensor>),
+}
+
+impl Gradients {
+    /// Weights are frozen: no layer computes a parameter gradient.
+    pub fn none() -> Self {
+        Self { slots: Vec::new() }
+    }
+
+    /// A gradient is wanted for every parameter.
+    pub fn wanted(parameters: &Parameters) -> Self {
+        Self::wanted_where(parameters, |_| true)
+    }
+
+    /// A gradient is wanted for the parameters whose name passes `choose`.
+    pub fn wanted_where(parameters: &Parameters, choose: impl Fn(&str) -> bool) -> Self {
+        let slot = |name: &str| if choose(name) { Slot::Wanted(None) } else { Slot::Frozen };
+        Self { slots: parameters.iter().map(|(_, name, _)| slot(name)).collect() }
+    }
+
+    /// Whether a layer should compute the gradient of `id`.
+    pub fn wants(&self, id: ParameterId) -> bool {
+        matches!(self.slots.get(id.0), Some(Slot::Wanted(_)))
+    }
+
+    /// Adds `gradient` to what is stored for `id`; without effect where no gradient is wanted.
+    ///
+    /// # Errors
+    /// A tensor error if the shape differs from that of an earlier contribution.
+    pub fn add(&mut self, id: ParameterId, gradient: Tensor) -> Result<()> {
+        if let Some(Slot::Wanted(slot)) = self.slots.get_mut(id.0) {
+            *slot = Some(match slot.take() {
+                None => gradient,
+                Some(sum) => elementwise::add(&sum, &gradient)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// The gradient of `id`; `None` where none is wanted or none was written.
+    pub fn get(&self, id: ParameterId) -> Option<&Tensor> {
+        match self.slots.get(id.0) {
+            Some(Slot::Wanted(gradient)) => gradient.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Multiplies every gradient by `factor` (the reciprocal of the number of micro batches, a clipping factor).
+    pub fn scale(&mut self, factor: f64) -> Result<()> {
+        for slot in &mut self.slots {
+            if let Slot::Wanted(Some(gradient)) = slot {
+                *gradient = elementwise::scale(gradient, factor)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradients that were written, in the order of the parameters.
+    pub fn iter(&self) -> impl Iterator<Item = (ParameterId, &Tensor)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| match slot {
+            Slot::Wanted(Some(gradient)) => Some((ParameterId(index), gradient)),
+            _ => None,
+        })
+    }
+
+    /// The Euclidean norm of all gradients together, summed in f64.
+    pub fn norm(&self) -> Result<f64> {
+        let squares = self.iter().map(|(_, gradient)| elementwise::sum_of_squares(gradient));
+        Ok(squares.sum::<Result<f64>>()?.sqrt())
+    }
+}

@@ -1,0 +1,115 @@
+//! The one error type of the crate.
+
+use std::path::PathBuf;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong when a model is built, run, loaded or saved.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A layer refused.
+    #[error(transparent)]
+    Kernel(#[from] sweep_kernels::Error),
+    /// candle refused.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// Architecture numbers that describe no network.
+    #[error("architecture: {name} is {value}, expected {expected}")]
+    Architecture {
+        /// The field.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it would have accepted, in words.
+        expected: String,
+    },
+    /// The tensors of a checkpoint are not those of the network. All differences are listed.
+    #[error("{0}")]
+    Mismatch(Box<Mismatch>),
+    /// A Hub configuration names an architecture that this crate does not know.
+    #[error("architecture `{name}` is unknown; known are {}", known.join(", "))]
+    UnknownArchitecture {
+        /// The name in the configuration.
+        name: String,
+        /// The names that would have been accepted.
+        known: Vec<&'static str>,
+    },
+    /// An entry of a Hub configuration that this crate cannot honour.
+    #[error("config.json: `{key}` is {value}, expected {expected}")]
+    HubSetting {
+        /// The key.
+        key: String,
+        /// Its value as JSON.
+        value: String,
+        /// What it would have accepted, in words.
+        expected: String,
+    },
+    /// timm has no architecture for these numbers, so no `config.json` can describe the model.
+    #[error("timm cannot build this network: {reason}")]
+    NotInTimm {
+        /// What timm cannot express.
+        reason: String,
+    },
+    /// A Hub configuration is not valid JSON of the expected form.
+    #[error("config.json: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A safetensors file cannot be written.
+    #[error("safetensors: {0}")]
+    Safetensors(#[from] safetensors::SafeTensorError),
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// How the tensors of a checkpoint differ from those a network needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Names the network needs and the checkpoint lacks.
+    pub missing: Vec<String>,
+    /// Names the checkpoint has and the network does not know.
+    pub unexpected: Vec<String>,
+    /// Tensors of another shape than the network needs.
+    pub misshaped: Vec<Misshaped>,
+}
+
+/// A tensor of another shape than the network needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misshaped {
+    /// The tensor's name.
+    pub name: String,
+    /// The shape in the checkpoint.
+    pub got: Vec<usize>,
+    /// The shape the network needs.
+    pub expected: Vec<usize>,
+}
+
+impl Mismatch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.misshaped.is_empty()
+    }
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the checkpoint does not fit the network")?;
+        if !self.missing.is_empty() {
+            write!(f, "; missing: {}", self.missing.join(", "))?;
+        }
+        if !self.unexpected.is_empty() {
+            write!(f, "; unexpected: {}", self.unexpected.join(", "))?;
+        }
+        for Misshaped { name, got, expected } in &self.misshaped {
+            write!(f, "; `{name}` has shape {got:?}, expected {expected:?}")?;
+            if name == "pos_embed" {
+                write!(f, " (position embeddings are not resampled: use the checkpoint's image size)")?;
+            }
+        }
+        Ok(())
+    }
+}

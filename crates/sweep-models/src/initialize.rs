@@ -1,0 +1,122 @@
+//! Where the values of a new network's parameters come from: random draws or a checkpoint.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use sweep_kernels::{ParameterId, Parameters};
+
+use crate::error::{Mismatch, Misshaped};
+use crate::{Error, Result};
+
+/// A source of independent uniform numbers in [0, 1). The same sequence gives the same network.
+pub type Uniforms<'a> = &'a mut dyn FnMut() -> f64;
+
+/// How a parameter is drawn when it comes from no checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Initial {
+    Zeros,
+    Ones,
+    /// Normal with mean 0 and this standard deviation. timm's `trunc_normal_` cuts at ±2, which at its standard
+    /// deviation of 0.02 is 100 deviations away, so nothing is cut here.
+    Normal(f64),
+    /// Uniform in ±bound.
+    Uniform(f64),
+}
+
+impl Initial {
+    /// PyTorch's default for weight and bias of linear layers and convolutions: uniform in ±1 / sqrt(fan in).
+    pub(crate) fn by_fan_in(fan_in: usize) -> Self {
+        Self::Uniform(1.0 / (fan_in as f64).sqrt())
+    }
+
+    fn draw(self, uniforms: Uniforms<'_>) -> f64 {
+        match self {
+            Self::Zeros => 0.0,
+            Self::Ones => 1.0,
+            Self::Normal(deviation) => {
+                // Box and Muller; 1 - u lies in (0, 1], so that the logarithm is finite.
+                let radius = (-2.0 * (1.0 - uniforms()).ln()).sqrt();
+                deviation * radius * (std::f64::consts::TAU * uniforms()).cos()
+            }
+            Self::Uniform(bound) => bound * (2.0 * uniforms() - 1.0),
+        }
+    }
+}
+
+/// Values for the classifier of a network that is loaded from a checkpoint.
+pub enum Head<'a> {
+    /// The checkpoint's own; it must have the network's number of classes.
+    Stored,
+    /// A new one, drawn as in section A.4 of the paper; what the checkpoint holds for it is ignored.
+    Fresh(Uniforms<'a>),
+}
+
+pub(crate) enum Values<'a> {
+    Random(Uniforms<'a>),
+    Checkpoint { tensors: HashMap<String, Tensor>, head: Head<'a>, mismatch: Mismatch },
+}
+
+/// Collects the parameters of a network while it is composed, in timm's order.
+pub(crate) struct Builder<'a> {
+    parameters: Parameters,
+    dtype: DType,
+    values: Values<'a>,
+}
+
+/// Whether a timm name belongs to the classifier of any backbone.
+pub(crate) fn is_head(name: &str) -> bool {
+    matches!(name, "head.weight" | "head.bias" | "head.fc.weight" | "head.fc.bias" | "fc.weight" | "fc.bias")
+}
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(dtype: DType, values: Values<'a>) -> Self {
+        Self { parameters: Parameters::new(), dtype, values }
+    }
+
+    /// Adds the parameter `name` of `shape`.
+    pub(crate) fn add(&mut self, name: &str, shape: &[usize], initial: Initial) -> Result<ParameterId> {
+        let tensor = match &mut self.values {
+            Values::Random(uniforms) => draw(shape, initial, uniforms)?,
+            Values::Checkpoint { tensors, head, mismatch } => {
+                let stored = tensors.remove(name);
+                match head {
+                    Head::Fresh(uniforms) if is_head(name) => draw(shape, initial, uniforms)?,
+                    _ => fitting(name, shape, stored, mismatch)?,
+                }
+            }
+        };
+        Ok(self.parameters.add(name, tensor.to_dtype(self.dtype)?)?)
+    }
+
+    /// The parameters, if the checkpoint (when there is one) held exactly those of the network.
+    pub(crate) fn finish(self) -> Result<Parameters> {
+        if let Values::Checkpoint { tensors, mut mismatch, .. } = self.values {
+            mismatch.unexpected = tensors.into_keys().collect();
+            mismatch.unexpected.sort();
+            if !mismatch.is_empty() {
+                return Err(Error::Mismatch(Box::new(mismatch)));
+            }
+        }
+        Ok(self.parameters)
+    }
+}
+
+fn draw(shape: &[usize], initial: Initial, uniforms: Uniforms<'_>) -> Result<Tensor> {
+    let len = shape.iter().product();
+    let values: Vec<f64> = std::iter::repeat_with(|| initial.draw(uniforms)).take(len).collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// The stored tensor, or a placeholder after noting what is wrong with it.
+fn fitting(name: &str, shape: &[usize], stored: Option<Tensor>, mismatch: &mut Mismatch) -> Result<Tensor> {
+    match stored {
+        Some(tensor) if tensor.dims() == shape => return Ok(tensor),
+        Some(tensor) => mismatch.misshaped.push(Misshaped {
+            name: name.to_owned(),
+            got: tensor.dims().to_vec(),
+            expected: shape.to_vec(),
+        }),
+        None => mismatch.missing.push(name.to_owned()),
+    }
+    Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?)
+}
