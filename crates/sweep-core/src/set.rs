@@ -1,6 +1,7 @@
 //! Changes to a sweep file from the command line, in Hydra's words: `a.b=1` changes what is there, `+a.b=1` adds what is
 //! not, `~a.b` removes.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::node::Node;
@@ -45,6 +46,16 @@ impl FromStr for Assignment {
             .map_err(|problem| Problem::new("", format!("`--set {text}`: {}", problem.message)))?;
         let action = if adds { Action::Add(node) } else { Action::Change(node) };
         Ok(Self { path: path.to_owned(), action })
+    }
+}
+
+impl fmt::Display for Assignment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.action {
+            Action::Change(value) => write!(formatter, "{}={value}", self.path),
+            Action::Add(value) => write!(formatter, "+{}={value}", self.path),
+            Action::Remove => write!(formatter, "~{}", self.path),
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl History {
                     self.checkpoints.insert(file, digest);
                 }
                 Event::Evaluated { epochs, attack, epsilon, .. } => {
-                    self.evaluated.push((epochs, attack, epsilon))
+                    self.evaluated.push((epochs, attack, epsilon));
                 }
                 _ => {}
             }

@@ -1,3 +1,60 @@
-//! The `sweep` command.
+//! The `sweep` command: arguments, printing and exit codes. Everything else lives in the other crates.
 
-fn main() {}
+mod cli;
+mod commands;
+mod cost;
+mod exit;
+mod printer;
+mod progress;
+mod sources;
+mod support;
+mod sweeps;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser as _;
+use sweep_core::home::Home;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{BadInput, Exit};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("SWEEP_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    match dispatch(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            printer::error(&error);
+            let exit = if error.chain().any(<dyn std::error::Error>::is::<BadInput>) {
+                Exit::BadInput
+            } else {
+                Exit::Unexpected
+            };
+            exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<Exit> {
+    let home = Home::new(cli.home);
+    match cli.command {
+        Command::Run(arguments) => commands::run::run(&home, arguments),
+        Command::Plan(arguments) => commands::plan::run(&home, &arguments),
+        Command::Status(arguments) => commands::status::run(&home, &arguments),
+        Command::Show(arguments) => commands::show::run(&home, &arguments),
+        Command::Logs(arguments) => commands::logs::run(&home, &arguments),
+        Command::Query(arguments) => commands::query::run(&home, &arguments),
+        Command::Compare(arguments) => commands::compare::run(&home, &arguments),
+        Command::Export(arguments) => commands::export::run(&home, &arguments),
+        Command::Schema => commands::schema::run(),
+        Command::Completions { shell } => commands::completions::run(shell),
+        Command::Worker(arguments) => commands::worker::run(&home, &arguments),
+    }
+}

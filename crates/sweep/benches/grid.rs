@@ -1,0 +1,80 @@
+//! What a grid costs beyond its runs: the real program with a worker that does nothing, at 2 slots.
+//!
+//! `cargo bench -p sweep --bench grid [-- --quick]` prints milliseconds a run for grids of 100, 1,000 and 10,000 runs beside
+//! starting and awaiting the same worker by itself, and the time of `plan` and of a `run` with nothing left to do.
+//! `anchors` of the same kind, on the same machine type: HyperQueue 6 ms a task, bare spawn and wait with two durable
+//! transactions 9 ms, Optuna on SQLite 14 ms a trial, Hydra 102 ms a job.
+
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and stops at the first surprise")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use sweep_testkit::{Workspace, fake_worker};
+
+fn main() {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let sizes: &[usize] = if quick { &[100, 1_000] } else { &[100, 1_000, 10_000] };
+    println!("bare spawn and wait of the worker, 2 at a time: {:.2} ms a run", bare(300));
+    let mut costs = Vec::new();
+    for &size in sizes {
+        let workspace = grid(size);
+        let seconds = timed(workspace.home(), &["run", "sweep.yaml", "--devices", "cpu:2"]);
+        costs.push(seconds * 1e3 / size as f64);
+        println!("grid of {size}: {seconds:.2} s, {:.2} ms a run", seconds * 1e3 / size as f64);
+        report(&workspace, size);
+    }
+    println!("flatness: {:.2} (cost a run of the largest grid over that of the smallest)", costs.last().unwrap() / costs[0]);
+    let workspace = grid(1_440);
+    timed(workspace.home(), &["run", "sweep.yaml", "--devices", "cpu:2"]);
+    report(&workspace, 1_440);
+}
+
+/// Prints what the verbs cost on a grid that is done: the median of five.
+fn report(workspace: &Workspace, size: usize) {
+    for arguments in [&["plan", "sweep.yaml", "--summary"][..], &["plan", "sweep.yaml"], &["run", "sweep.yaml"]] {
+        let mut seconds: Vec<f64> = (0..5).map(|_| timed(workspace.home(), arguments)).collect();
+        seconds.sort_by(f64::total_cmp);
+        println!("  {} over {size} finished runs: {:.3} s", arguments.join(" "), seconds[2]);
+    }
+}
+
+fn grid(size: usize) -> Workspace {
+    let workspace = Workspace::new();
+    let seeds: Vec<String> = (0..size).map(|seed| seed.to_string()).collect();
+    let yaml = format!(
+        "name: bench\nrun: {{backbone: b, dataset: shapes, target_epsilon: 4/255, epsilon_schedule: {{kind: fixed}}, epochs: 9}}\n\
+         backbones: {{b: {{architecture: {{kind: vit}}, weights: {{kind: random}}}}}}\nmatrix: {{seed: [{}]}}\n",
+        seeds.join(", ")
+    );
+    fs::write(workspace.home().join("sweep.yaml"), yaml).unwrap();
+    workspace
+}
+
+fn timed(home: &Path, arguments: &[&str]) -> f64 {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sweep"));
+    command.args(arguments).current_dir(home).env("SWEEP_HOME", home.join("runs")).env("SWEEP_WORKER", fake_worker());
+    let begin = Instant::now();
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    let seconds = begin.elapsed().as_secs_f64();
+    assert!(status.success(), "{arguments:?}: {status}");
+    seconds
+}
+
+/// The floor: the same program started and awaited by two threads, doing nothing. Returns milliseconds a process.
+fn bare(count: usize) -> f64 {
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..count / 2 {
+                    // Without arguments the worker only says how it is used.
+                    Command::new(fake_worker()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+                }
+            });
+        }
+    });
+    begin.elapsed().as_secs_f64() * 1e3 / count as f64
+}

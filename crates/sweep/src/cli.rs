@@ -1,0 +1,242 @@
+//! The command line: definitions only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sweep_core::Assignment;
+use sweep_core::spec::RunId;
+use sweep_store::{Key, Metric};
+
+/// Sweeps of robust fine-tuning: expand a grid, train every run, compare.
+#[derive(Debug, Parser)]
+#[command(name = "sweep", version, about, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Folder of the database, runs and caches.
+    #[arg(long, global = true, env = "SWEEP_HOME", default_value = "runs")]
+    pub(crate) home: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 all runs succeeded; 1 unexpected; 2 bad input, nothing was touched; \
+3 some runs failed; 130 interrupted, everything is saved.
+Standard output is data, standard error is everything else. SWEEP_LOG sets the log filter (such as `debug`).";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a sweep; run it again to go on where it was.
+    Run(RunArgs),
+    /// Show what a sweep would run, what is done already, and what the rest costs.
+    Plan(PlanArgs),
+    /// Show how the runs stand.
+    Status(StatusArgs),
+    /// Show everything about one run.
+    Show(ShowArgs),
+    /// Print the log of a run's last attempt.
+    Logs(LogsArgs),
+    /// Put a question to the results database in SQL (read-only).
+    Query(QueryArgs),
+    /// Compare runs: rows × columns, seeds folded.
+    Compare(CompareArgs),
+    /// Write the results, one row a run.
+    Export(ExportArgs),
+    /// Print the JSON Schema of a sweep file, for editors.
+    Schema,
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Carry out one attempt at one run; started by the scheduler.
+    #[command(hide = true)]
+    Worker(WorkerArgs),
+}
+
+/// A sweep file and changes to it.
+#[derive(Debug, Args)]
+pub(crate) struct SweepArgs {
+    /// The sweep file; `quickstart` and `paper` are built in.
+    pub(crate) file: PathBuf,
+
+    /// Change the file: a.b=VALUE, +a.b=VALUE to add, ~a.b to remove. May be repeated.
+    #[arg(long, value_name = "CHANGE", value_parser = assignment)]
+    pub(crate) set: Vec<Assignment>,
+}
+
+fn assignment(text: &str) -> Result<Assignment, String> {
+    text.parse().map_err(|problem: sweep_core::Problem| problem.to_string())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) sweep: SweepArgs,
+
+    /// Device slots: cpu, cpu:2, cuda:0,1, cuda:0*2. Default: those of the sweep file, or one worker on all cores.
+    #[arg(long)]
+    pub(crate) devices: Option<String>,
+
+    /// Threads of a CPU worker. Default: the cores divided by the CPU slots.
+    #[arg(long)]
+    pub(crate) threads: Option<u32>,
+
+    /// Seconds that a stopped worker has to save its work.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) grace: u64,
+
+    /// Stop after this many failed runs.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) max_fail: Option<u32>,
+
+    /// Go on even if the first three runs all fail.
+    #[arg(long)]
+    pub(crate) no_early_stop: bool,
+
+    /// Run failed runs again.
+    #[arg(long)]
+    pub(crate) retry_failed: bool,
+
+    /// Worker program, for tests. Default: this program.
+    #[arg(long, hide = true, env = "SWEEP_WORKER")]
+    pub(crate) worker: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) sweep: SweepArgs,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+
+    /// Only the summary, not the runs.
+    #[arg(long)]
+    pub(crate) summary: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Only the runs of this sweep, by name.
+    #[arg(long)]
+    pub(crate) sweep: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The run: any prefix of its id that fits one run only.
+    pub(crate) run: String,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The run: any prefix of its id that fits one run only.
+    pub(crate) run: String,
+
+    /// Number of the attempt. Default: the last one.
+    #[arg(long)]
+    pub(crate) attempt: Option<u32>,
+
+    /// The events of the attempt instead of its log.
+    #[arg(long)]
+    pub(crate) events: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// One SELECT; the views `results`, `curves` and `accuracy_over_epsilon` are a good start.
+    pub(crate) sql: String,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+
+    /// Most rows.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) limit: usize,
+
+    /// Most seconds.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Only the runs of this sweep, by name. Default: the sweep that ran last.
+    #[arg(long)]
+    pub(crate) sweep: Option<String>,
+
+    /// Keys that name a row. Default: every key that varies, but the columns' and the seed.
+    #[arg(long, value_delimiter = ',', value_name = "KEY")]
+    pub(crate) rows: Vec<Key>,
+
+    /// Key whose values are the columns.
+    #[arg(long, default_value = "epsilon_schedule", value_name = "KEY")]
+    pub(crate) columns: Key,
+
+    /// What is compared: clean, robust, expected_robustness, delay, train_seconds.
+    #[arg(long, value_delimiter = ',', default_value = "clean,robust,expected_robustness")]
+    pub(crate) metric: Vec<Metric>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Only the runs of this sweep, by name.
+    #[arg(long)]
+    pub(crate) sweep: Option<String>,
+
+    /// Write here instead of standard output; the file appears whole or not at all.
+    #[arg(long, short)]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Form of the rows.
+    #[arg(long, value_enum, default_value_t = Format::Csv)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Form of the rows.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+/// Form in which rows are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For reading.
+    Table,
+    /// An array of objects.
+    Json,
+    /// Comma-separated values with a header.
+    Csv,
+    /// A Markdown table.
+    Markdown,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// The run.
+    #[arg(long)]
+    pub(crate) run: RunId,
+
+    /// Number of the attempt.
+    #[arg(long)]
+    pub(crate) attempt: u32,
+
+    /// Threads that compute.
+    #[arg(long)]
+    pub(crate) threads: usize,
+
+    /// Device.
+    #[arg(long)]
+    pub(crate) device: String,
+}

@@ -1,0 +1,13 @@
+//! One module a verb; each has one entry, `run`.
+
+pub(crate) mod compare;
+pub(crate) mod completions;
+pub(crate) mod export;
+pub(crate) mod logs;
+pub(crate) mod plan;
+pub(crate) mod query;
+pub(crate) mod run;
+pub(crate) mod schema;
+pub(crate) mod show;
+pub(crate) mod status;
+pub(crate) mod worker;

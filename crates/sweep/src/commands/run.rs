@@ -1,0 +1,153 @@
+//! `sweep run`: everything a sweep still needs, from wherever it was left.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sweep_core::home::Home;
+use sweep_core::spec::{RunId, RunSpec};
+use sweep_core::{Execution, Grid};
+use sweep_scheduler::{Device, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch};
+use sweep_store::{State, Store, now_ms};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::cli::RunArgs;
+use crate::commands::compare;
+use crate::exit::{Exit, bad_input};
+use crate::progress::Display;
+use crate::sweeps::{self, Loaded};
+use crate::{printer, support};
+
+pub(crate) fn run(home: &Home, arguments: RunArgs) -> Result<Exit> {
+    let loaded = sweeps::load(&arguments.sweep, home)?;
+    support::check(&loaded.grid)?;
+    let slots = slots(&arguments, &loaded.sweep.execution)?;
+    let worker = match &arguments.worker {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().context("failed to find this program's own file")?,
+    };
+    fs::create_dir_all(home.root())
+        .with_context(|| format!("failed to create `{}`", home.root().display()))?;
+    sweeps::block_on(carry_out(home, arguments, loaded, worker, slots))
+}
+
+async fn carry_out(
+    home: &Home,
+    arguments: RunArgs,
+    loaded: Loaded,
+    worker: PathBuf,
+    slots: Vec<Slot>,
+) -> Result<Exit> {
+    let Loaded { sweep, grid, text } = loaded;
+    let store = Store::open(home.database()).await?;
+    let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
+    let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
+    if arguments.retry_failed {
+        reset_failed(&store, &grid).await?;
+    }
+    let states = store.reader().run_states(registered.sweep).await?;
+    let open: Vec<_> =
+        runs.iter().zip(&states).filter(|(_, state)| !state.state.is_final()).map(|(run, _)| *run).collect();
+    let mut display = Display::new(open.iter().copied());
+    printer::note(&format!(
+        "sweep {}: {} runs, {} finished before, in `{}`",
+        sweep.name,
+        runs.len(),
+        runs.len() - open.len(),
+        home.root().display()
+    ));
+    let settings = Settings {
+        grace: Duration::from_secs(arguments.grace),
+        max_failures: arguments.max_fail.map(|count| count as usize),
+        stop_if_all_fail: !arguments.no_early_stop,
+        ..Settings::new(home.clone(), WorkerCommand { program: worker, arguments: Vec::new() }, slots)
+    };
+    let stop = stop_on_signals()?;
+    let summary = dispatch(&store, &runs, &settings, stop, &mut |update| display.update(update)).await?;
+    display.finish();
+    let table = compare::of_sweep(store.reader(), registered.sweep).await?;
+    store.close().await?;
+    if let Some(table) = table {
+        printer::data(&table)?;
+    }
+    printer::note(&in_words(&summary));
+    Ok(exit(&summary))
+}
+
+fn slots(arguments: &RunArgs, execution: &Execution) -> Result<Vec<Slot>> {
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let request = SlotRequest {
+        devices: arguments.devices.as_deref().or(execution.devices.as_deref()).unwrap_or("cpu"),
+        threads: arguments.threads.or(execution.threads),
+        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+        visible_devices: visible.as_deref(),
+    };
+    let slots = Slot::plan(&request).map_err(bad_input)?;
+    match slots.iter().find(|slot| slot.device() != Device::Cpu) {
+        Some(slot) if arguments.worker.is_none() => {
+            let device = slot.device();
+            Err(bad_input(format!(
+                "`{device}` is not available: this build computes on the CPU only\n  hint: write --devices cpu"
+            )))
+        }
+        _ => Ok(slots),
+    }
+}
+
+async fn reset_failed(store: &Store, grid: &Grid) -> Result<()> {
+    let ids: Vec<RunId> = grid.runs.iter().map(|(run, _)| *run).collect();
+    let states = store.reader().states_of(&ids).await?;
+    let failed = states.into_iter().filter(|state| matches!(state.state, State::Failed | State::Cancelled));
+    let failed: Vec<RunId> = failed.map(|state| state.id).collect();
+    store.reset(&failed, now_ms()).await?;
+    Ok(())
+}
+
+/// The first SIGINT, SIGTERM or SIGHUP asks workers to save and leave, the second kills them.
+fn stop_on_signals() -> Result<watch::Receiver<Stop>> {
+    let (sender, receiver) = watch::channel(Stop::None);
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let mut stream = signal(kind).context("failed to listen for signals")?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                sender.send_modify(|level| {
+                    *level = if *level == Stop::None { Stop::Graceful } else { Stop::Now }
+                });
+            }
+        });
+    }
+    Ok(receiver)
+}
+
+fn in_words(summary: &Summary) -> String {
+    let parts = [
+        (summary.already_succeeded + summary.succeeded, "succeeded"),
+        (summary.all_failed(), "failed"),
+        (summary.interrupted, "interrupted"),
+        (summary.blocked, "blocked"),
+        (summary.elsewhere, "elsewhere"),
+        (summary.pending, "pending"),
+        (summary.cancelled, "cancelled"),
+    ];
+    let counts: Vec<String> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    let hint = if summary.is_complete() {
+        ""
+    } else if summary.all_failed() > 0 {
+        "\n  hint: `sweep logs RUN` shows why; --retry-failed runs failed runs again"
+    } else {
+        "\n  hint: the same command goes on where this one stopped"
+    };
+    format!("{} runs: {}{hint}", summary.total, counts.join(", "))
+}
+
+fn exit(summary: &Summary) -> Exit {
+    match summary.halted {
+        Some(sweep_scheduler::Halt::Requested) if !summary.is_complete() => Exit::Interrupted,
+        _ if summary.is_complete() => Exit::Success,
+        _ => Exit::SomeFailed,
+    }
+}

@@ -1,0 +1,100 @@
+//! Local files named by a sweep file: where they lie and what their digest is.
+//!
+//! Digests of weights files are remembered in the home folder's cache by path, size and time of change, so that planning
+//! does not read gigabytes again.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use sweep_core::Resolve;
+use sweep_core::home::Home;
+
+/// Resolves the local files of one sweep file.
+pub(crate) struct LocalSources {
+    base: PathBuf,
+    memory: PathBuf,
+    known: RefCell<BTreeMap<String, String>>,
+}
+
+impl LocalSources {
+    /// `base` is the folder of the sweep file: relative paths start there.
+    pub(crate) fn new(base: &Path, home: &Home) -> Self {
+        let memory = home.cache().join("digests.json");
+        // A memory that is missing or damaged costs time only.
+        let known =
+            fs::read(&memory).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Self { base: base.to_owned(), memory, known: RefCell::new(known) }
+    }
+
+    fn absolute(&self, path: &Path) -> Result<PathBuf, String> {
+        let path = self.base.join(path);
+        path.canonicalize().map_err(|error| format!("`{}`: {error}", path.display()))
+    }
+
+    /// Returns the digest remembered under `key`, or works it out and remembers it.
+    fn remember(
+        &self,
+        key: String,
+        digest: impl FnOnce() -> Result<String, String>,
+    ) -> Result<String, String> {
+        if let Some(known) = self.known.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let digest = digest()?;
+        self.known.borrow_mut().insert(key, digest.clone());
+        self.store();
+        Ok(digest)
+    }
+
+    /// Writes the memory; where that fails, the digests are worked out again next time.
+    fn store(&self) {
+        let temporary = self.memory.with_extension(format!("tmp-{}", std::process::id()));
+        let Ok(bytes) = serde_json::to_vec_pretty(&*self.known.borrow()) else { return };
+        let written = fs::create_dir_all(self.memory.parent().unwrap_or(Path::new(".")))
+            .and_then(|()| fs::write(&temporary, bytes))
+            .and_then(|()| fs::rename(&temporary, &self.memory));
+        if let Err(error) = written {
+            tracing::warn!(%error, path = %self.memory.display(), "digests are not remembered");
+        }
+    }
+}
+
+/// Returns what changes when a file is written: path, size, time of change, inode.
+fn fingerprint(path: &Path) -> Result<String, String> {
+    let metadata = fs::metadata(path).map_err(|error| format!("`{}`: {error}", path.display()))?;
+    let (size, inode) = (metadata.len(), metadata.ino());
+    Ok(format!("{} {size} {}.{} {inode}", path.display(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+/// Returns the fingerprints of all files of a folder, its `data` folder included.
+fn folder_fingerprint(path: &Path) -> Result<String, String> {
+    let mut parts = vec![fingerprint(path)?];
+    for folder in [path.to_owned(), path.join("data")] {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let entry = entry.map_err(|error| format!("`{}`: {error}", folder.display()))?;
+            parts.push(fingerprint(&entry.path())?);
+        }
+    }
+    parts.sort();
+    Ok(parts.join("\n"))
+}
+
+impl Resolve for LocalSources {
+    fn weights(&self, path: &Path) -> Result<(PathBuf, String), String> {
+        let path = self.absolute(path)?;
+        let digest = || sweep_worker::digest_file(&path).map_err(|error| error.to_string());
+        let digest = self.remember(fingerprint(&path)?, digest)?;
+        Ok((path, digest))
+    }
+
+    fn dataset(&self, path: &Path) -> Result<(PathBuf, String), String> {
+        let path = self.absolute(path)?;
+        let digest = || sweep_data::digest_parquet(&path).map_err(|error| error.to_string());
+        let digest = self.remember(folder_fingerprint(&path)?, digest)?;
+        Ok((path, digest))
+    }
+}

@@ -1,0 +1,112 @@
+//! Rows for standard output, in every form that the program prints.
+
+use anyhow::{Context as _, Result};
+use comfy_table::{CellAlignment, ContentArrangement, TableStyle, presets};
+use serde_json::{Map, Value};
+
+use crate::cli::Format;
+
+/// Named columns and their rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Rows {
+    pub(crate) columns: Vec<String>,
+    /// One value a column in each.
+    pub(crate) rows: Vec<Vec<Value>>,
+}
+
+impl Rows {
+    pub(crate) fn new(columns: &[&str]) -> Self {
+        Self { columns: columns.iter().map(|&name| name.to_owned()).collect(), rows: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, row: Vec<Value>) {
+        debug_assert_eq!(row.len(), self.columns.len());
+        self.rows.push(row);
+    }
+
+    /// Returns the rows as text in the asked form, with a newline at the end.
+    pub(crate) fn render(&self, format: Format) -> Result<String> {
+        Ok(match format {
+            Format::Table => self.table(presets::NOTHING),
+            Format::Markdown => self.table(presets::ASCII_MARKDOWN),
+            Format::Json => self.json()?,
+            Format::Csv => self.csv()?,
+        })
+    }
+
+    fn table(&self, style: TableStyle) -> String {
+        let mut table = comfy_table::Table::new();
+        table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(&self.columns);
+        for row in &self.rows {
+            table.add_row(row.iter().map(text));
+        }
+        for (index, column) in table.column_iter_mut().enumerate() {
+            if self.rows.iter().any(|row| row[index].is_number()) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let lines = table.to_string();
+        lines.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    }
+
+    fn json(&self) -> Result<String> {
+        let object = |row: &Vec<Value>| -> Value {
+            Value::Object(self.columns.iter().cloned().zip(row.iter().cloned()).collect::<Map<_, _>>())
+        };
+        let objects: Vec<Value> = self.rows.iter().map(object).collect();
+        Ok(serde_json::to_string_pretty(&objects).context("failed to write JSON")? + "\n")
+    }
+
+    fn csv(&self) -> Result<String> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(&self.columns).context("failed to write CSV")?;
+        for row in &self.rows {
+            writer.write_record(row.iter().map(text)).context("failed to write CSV")?;
+        }
+        let bytes = writer.into_inner().context("failed to write CSV")?;
+        String::from_utf8(bytes).context("CSV of texts is a text")
+    }
+}
+
+/// A value as people read it: texts without quotes, nothing for null.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Returns a percentage with two places, as a number.
+pub(crate) fn percent(fraction: f64) -> Value {
+    Value::from((fraction * 1e4).round() / 1e2)
+}
+
+/// Returns a number rounded to `places`.
+pub(crate) fn rounded(number: f64, places: i32) -> Value {
+    let scale = 10_f64.powi(places);
+    Value::from((number * scale).round() / scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn one_table_in_four_forms() {
+        let mut rows = Rows::new(&["name", "value"]);
+        rows.push(vec![json!("a,b"), json!(1.5)]);
+        rows.push(vec![Value::Null, json!(10)]);
+        assert_eq!(rows.render(Format::Csv).unwrap(), "name,value\n\"a,b\",1.5\n,10\n");
+        assert_eq!(
+            rows.render(Format::Markdown).unwrap(),
+            "| name | value |\n|------|-------|\n| a,b  |   1.5 |\n|      |    10 |\n"
+        );
+        assert_eq!(rows.render(Format::Table).unwrap(), " name  value\n a,b     1.5\n          10\n");
+        let json: Value = serde_json::from_str(&rows.render(Format::Json).unwrap()).unwrap();
+        assert_eq!(json, json!([{"name": "a,b", "value": 1.5}, {"name": null, "value": 10}]));
+    }
+}
