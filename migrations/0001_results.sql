@@ -53,7 +53,6 @@ CREATE TABLE runs (
     CHECK (state <> 'succeeded' OR failure_class IS NULL)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX runs_by_training ON runs (training_id);
 CREATE INDEX runs_by_dependency ON runs (depends_on) WHERE depends_on IS NOT NULL;
 
 -- The complete specification of a run as JSON, apart from `runs` so that listing runs does not read it.

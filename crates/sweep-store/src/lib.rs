@@ -1,0 +1,42 @@
+//! The results database: one SQLite file that holds every sweep, run, attempt and measurement.
+//!
+//! The only crate that contains SQL. [`Store`] is the single writer of a process (the scheduler's), [`Reader`] is what
+//! everything else looks through; it opens the file read-only and cannot change it. The tables and the views that
+//! researchers query (`results`, `curves`, `accuracy_over_epsilon`) are described in the migrations at the top level
+//! of the repository.
+//!
+//! What it does not do: it decides no policy (which run comes next, what is retried), reads no event files (callers
+//! hand over parsed [`sweep_core::event::Record`]s), formats nothing, and reads the clock only in [`now_ms`].
+//!
+//! Every change is one `BEGIN IMMEDIATE` transaction, so that several schedulers can share a file: a claim either
+//! takes a run or does not, and a settlement takes effect only while its attempt is still running.
+
+mod attempts;
+mod clock;
+mod compare;
+mod connection;
+mod error;
+mod evidence;
+mod ingest;
+mod query;
+mod reader;
+mod register;
+mod resolve;
+mod results;
+mod row;
+mod state;
+mod statement;
+mod store;
+
+pub use attempts::{Attempt, Outcome, Progress, Report, RunningAttempt, Settlement};
+pub use clock::now_ms;
+pub use compare::{Key, Metric, Pivot, Summary, UnknownName, pivot};
+pub use error::{Candidate, Error, Result};
+pub use evidence::{CheckpointRow, EpochRow, EvaluationRow, ModelRow, Provenance};
+pub use ingest::Ingested;
+pub use query::{Cell, Limits, Table};
+pub use reader::Reader;
+pub use register::{Registered, SweepId, SweepRow};
+pub use results::ResultRow;
+pub use state::{Failure, RunState, State};
+pub use store::Store;
