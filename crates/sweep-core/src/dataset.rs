@@ -65,7 +65,7 @@ pub enum DatasetSource {
 pub enum ProceduralFamily {
     /// The upstream set: many classes, every cue that the downstream families use.
     Upstream,
-    /// Outlines of simple shapes (downstream, easy).
+    /// Outlines of simple shapes (downstream).
     Shapes,
     /// Textures: oriented gratings and their mixtures (downstream).
     Textures,
@@ -73,7 +73,7 @@ pub enum ProceduralFamily {
     Blobs,
     /// Glyph-like stroke patterns (downstream).
     Glyphs,
-    /// Fine-grained variants of one shape that differ in small details (downstream, hard).
+    /// Fine-grained variants of one shape that differ in small details (downstream).
     Details,
 }
 

@@ -376,14 +376,13 @@ impl RunSpec {
 
     /// Returns the identity of what is trained, whatever is measured afterwards.
     pub fn training_id(&self) -> RunId {
-        RunId::of(&canonical_text(&self.training_identity()))
+        RunId::of(&enveloped(&canonical_text(&self.training_identity())))
     }
 
     /// Returns the canonical form: JSON with sorted keys, without names, paths and the micro batch size.
     pub fn canonical(&self) -> String {
-        let identity =
-            json!({ "training": self.training_identity(), "evaluation": to_json(&self.evaluation) });
-        canonical_text(&identity)
+        let identity = json!({ "training": self.training_identity(), "evaluation": to_json(&self.evaluation) });
+        enveloped(&canonical_text(&identity))
     }
 
     /// Returns the run whose final model this run starts from, if any.
@@ -446,9 +445,13 @@ fn to_json<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).expect("plain data without maps of odd keys becomes JSON")
 }
 
-fn canonical_text(identity: &Value) -> String {
+fn enveloped(identity: &str) -> String {
+    format!(r#"{{"format":{CANONICAL_FORMAT},"identity":{identity}}}"#)
+}
+
+fn canonical_text(value: &Value) -> String {
     let mut text = String::with_capacity(2048);
-    write_canonical(&json!({ "format": CANONICAL_FORMAT, "identity": identity }), &mut text);
+    write_canonical(value, &mut text);
     text
 }
 

@@ -68,7 +68,7 @@ impl Ending {
 
 /// Returns why this build cannot train a network of this shape, or `None` if it can.
 pub fn unsupported(architecture: &Architecture) -> Option<String> {
-    network::architecture(architecture, 1, &network::IMAGENET).err().map(|error| error.to_string())
+    network::describable(architecture).err().map(|error| error.with_causes())
 }
 
 /// Carries out one attempt and says how it ended. Whatever goes wrong is also the last event of the attempt.

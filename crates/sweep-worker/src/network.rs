@@ -8,14 +8,10 @@ use sweep_core::home::Home;
 use sweep_core::random::{Purpose, Stream};
 use sweep_core::spec::{self, AttackLoss, AttackSpec, Normalization, OptimizerSpec, RunSpec, WeightsSource};
 use sweep_kernels::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
-use sweep_models::{Architecture, Head, Model, VitActivation, VitConfig};
+use sweep_models::{Architecture, Head, HubConfig, IMAGENET_MEAN, IMAGENET_STD, Model, VitActivation, VitConfig};
 
 use crate::digest::digest_file;
 use crate::{Error, Result};
-
-/// ImageNet's constants, where only the shape of a network matters.
-pub(crate) const IMAGENET: Normalization =
-    Normalization { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 
 /// A model and the digest of the weights file it came from; `None` for random weights.
 pub(crate) struct Loaded {
@@ -55,6 +51,14 @@ fn checked_digest(path: &Path, weights: &WeightsSource) -> Result<String> {
         }
         _ => Ok(found),
     }
+}
+
+/// Checks that a network of this shape can be trained here and that its model can be saved for timm afterwards.
+pub(crate) fn describable(shape: &spec::Architecture) -> Result<()> {
+    // Only the shape matters here.
+    let normalization = Normalization { mean: IMAGENET_MEAN, std: IMAGENET_STD };
+    HubConfig::describe(&architecture(shape, 1, &normalization)?)?;
+    Ok(())
 }
 
 /// Translates the numbers of a sweep file into those of `sweep-models`.

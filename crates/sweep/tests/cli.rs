@@ -13,7 +13,7 @@ use sweep_testkit::{Action, Script, Workspace, fake_worker, wait_until};
 /// Four runs whose only cost is the process: the fake worker obeys a script.
 const FOUR: &str = "
 name: four
-run: {backbone: b, target_epsilon: 4/255, epochs: 3, learning_rate_schedule: {kind: constant}, evaluation: {max_epsilon: 4/255}}
+run: {backbone: b, target_epsilon: 4/255, epochs: 3, learning_rate_schedule: {kind: constant}, evaluation: {attack: {kind: apgd, steps: 2}, max_epsilon: 4/255}}
 backbones: {b: {architecture: {kind: vit, image_size: 16, patch_size: 8, embed_dim: 8, depth: 1, num_heads: 1}, weights: {kind: random}}}
 matrix:
   dataset: [shapes, blobs]
@@ -135,7 +135,8 @@ fn schema_completions_and_help() {
     let schema: Value = serde_json::from_str(&expect(&sweep(home, &["schema"]), 0)).unwrap();
     assert!(schema["properties"]["matrix"].is_object());
     assert!(expect(&sweep(home, &["completions", "bash"]), 0).contains("_sweep"));
-    assert!(expect(&sweep(home, &["--help"]), 0).contains("3 some runs failed; 130 interrupted"));
+    let help = expect(&sweep(home, &["--help"]), 0);
+    assert!(help.split_whitespace().collect::<Vec<_>>().join(" ").contains("3 some runs failed; 130 interrupted"), "{help}");
 }
 
 #[test]
@@ -156,7 +157,7 @@ fn a_grid_runs_once_and_every_verb_sees_it() {
     workspace.script(&Script::always(complete()));
     let out = expect(&run_fake(home, &file, &[]), 0);
     let table: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(table[1], ["shapes", "80", "40", "60", "80", "40", "60"], "{out}");
+    assert_eq!(table[1], ["shapes", "80.0", "40.0", "60.0", "80.0", "40.0", "60.0"], "{out}");
 
     let again = run_fake(home, &file, &[]);
     expect(&again, 0);
