@@ -2,10 +2,14 @@
 //!
 //! `cargo bench -p sweep --bench grid [-- --quick]` prints milliseconds a run for grids of 100, 1,000 and 10,000 runs beside
 //! starting and awaiting the same worker by itself, and the time of `plan` and of a `run` with nothing left to do.
-//! `anchors` of the same kind, on the same machine type: HyperQueue 6 ms a task, bare spawn and wait with two durable
-//! transactions 9 ms, Optuna on SQLite 14 ms a trial, Hydra 102 ms a job.
+//! For comparison, wall time on two cores: HyperQueue 6 ms a task, a bare spawn with two durable transactions 9 ms, Optuna
+//! on SQLite 14 ms a trial, Hydra 102 ms a job.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and stops at the first surprise")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark prints, and stops at the first surprise"
+)]
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +30,10 @@ fn main() {
         println!("grid of {size}: {seconds:.2} s, {:.2} ms a run", seconds * 1e3 / size as f64);
         report(&workspace, size);
     }
-    println!("flatness: {:.2} (cost a run of the largest grid over that of the smallest)", costs.last().unwrap() / costs[0]);
+    println!(
+        "flatness: {:.2} (cost a run of the largest grid over that of the smallest)",
+        costs.last().unwrap() / costs[0]
+    );
     let workspace = grid(1_440);
     timed(workspace.home(), &["run", "sweep.yaml", "--devices", "cpu:2"]);
     report(&workspace, 1_440);
@@ -34,7 +41,9 @@ fn main() {
 
 /// Prints what the verbs cost on a grid that is done: the median of five.
 fn report(workspace: &Workspace, size: usize) {
-    for arguments in [&["plan", "sweep.yaml", "--summary"][..], &["plan", "sweep.yaml"], &["run", "sweep.yaml"]] {
+    for arguments in
+        [&["plan", "sweep.yaml", "--summary"][..], &["plan", "sweep.yaml"], &["run", "sweep.yaml"]]
+    {
         let mut seconds: Vec<f64> = (0..5).map(|_| timed(workspace.home(), arguments)).collect();
         seconds.sort_by(f64::total_cmp);
         println!("  {} over {size} finished runs: {:.3} s", arguments.join(" "), seconds[2]);
@@ -55,7 +64,11 @@ fn grid(size: usize) -> Workspace {
 
 fn timed(home: &Path, arguments: &[&str]) -> f64 {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sweep"));
-    command.args(arguments).current_dir(home).env("SWEEP_HOME", home.join("runs")).env("SWEEP_WORKER", fake_worker());
+    command
+        .args(arguments)
+        .current_dir(home)
+        .env("SWEEP_HOME", home.join("runs"))
+        .env("SWEEP_WORKER", fake_worker());
     let begin = Instant::now();
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     let seconds = begin.elapsed().as_secs_f64();

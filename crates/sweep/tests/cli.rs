@@ -1,5 +1,7 @@
 //! The program as its users run it: real processes, real files, exit codes and what is printed where.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -136,7 +138,10 @@ fn schema_completions_and_help() {
     assert!(schema["properties"]["matrix"].is_object());
     assert!(expect(&sweep(home, &["completions", "bash"]), 0).contains("_sweep"));
     let help = expect(&sweep(home, &["--help"]), 0);
-    assert!(help.split_whitespace().collect::<Vec<_>>().join(" ").contains("3 some runs failed; 130 interrupted"), "{help}");
+    assert!(
+        help.split_whitespace().collect::<Vec<_>>().join(" ").contains("3 some runs failed; 130 interrupted"),
+        "{help}"
+    );
 }
 
 #[test]
@@ -172,12 +177,14 @@ fn a_grid_runs_once_and_every_verb_sees_it() {
 
     let prefix = &ids[0]["id"].as_str().unwrap()[..12];
     assert!(expect(&sweep(home, &["show", prefix]), 0).contains("evaluations"));
-    let shown: Value = serde_json::from_str(&expect(&sweep(home, &["show", prefix, "--format", "json"]), 0)).unwrap();
+    let shown: Value =
+        serde_json::from_str(&expect(&sweep(home, &["show", prefix, "--format", "json"]), 0)).unwrap();
     assert_eq!(shown["epochs"].as_array().unwrap().len(), 3);
     assert!(expect(&sweep(home, &["logs", prefix, "--events"]), 0).contains("\"succeeded\""));
     assert!(expect(&sweep(home, &["status"]), 0).contains("succeeded"));
     assert_eq!(expect(&sweep(home, &["export"]), 0).lines().count(), 5);
-    let compared = expect(&sweep(home, &["compare", "--rows", "dataset", "--metric", "delay", "--format", "csv"]), 0);
+    let compared =
+        expect(&sweep(home, &["compare", "--rows", "dataset", "--metric", "delay", "--format", "csv"]), 0);
     assert_eq!(compared, "dataset,fixed delay,ramp 1-2 delay\nshapes,2.0,2.0\nblobs,2.0,2.0\n");
     let markdown = expect(&sweep(home, &["compare", "--format", "markdown"]), 0);
     assert!(markdown.starts_with("| dataset | fixed clean |"), "{markdown}");
@@ -233,7 +240,8 @@ fn wait_for_events(home: &Path, part: &str, count: usize) {
     wait_until(part, || {
         let runs = fs::read_dir(home.join("runs")).ok()?;
         let files = runs.flat_map(|run| fs::read_dir(run.unwrap().path()).unwrap());
-        let texts = files.filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("events.jsonl")).ok());
+        let texts =
+            files.filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("events.jsonl")).ok());
         let found: usize = texts.map(|text| text.matches(part).count()).sum();
         (found >= count).then_some(())
     });
@@ -282,10 +290,17 @@ fn killed_or_interrupted_anywhere_the_outcome_has_the_same_bits() {
 fn the_model_of_a_run_is_one_that_timm_describes() {
     let (workspace, file) = workspace(REAL);
     let home = workspace.home();
-    expect(&sweep(home, &["run", &file, "--set", "run.epochs=2", "--set", "matrix.epsilon_schedule=[{kind: none}]"]), 0);
+    expect(
+        &sweep(
+            home,
+            &["run", &file, "--set", "run.epochs=2", "--set", "matrix.epsilon_schedule=[{kind: none}]"],
+        ),
+        0,
+    );
     for row in query(home, "SELECT run, file FROM models").as_array().unwrap() {
         let folder = home.join("runs").join(row["run"].as_str().unwrap()).join("model");
-        let config: Value = serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+        let config: Value =
+            serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
         assert!(config["architecture"].as_str().unwrap().starts_with("vit_"));
         assert!(folder.join("model.safetensors").exists());
     }
