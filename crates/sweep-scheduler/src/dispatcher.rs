@@ -1,0 +1,434 @@
+//! The dispatcher: the loop that claims, starts, ingests and settles. It is the only writer of the database.
+//!
+//! It decides nothing about order ([`crate::queue`]) and about the meaning of an end ([`crate::verdict`]), and touches no
+//! process: each attempt's supervisor does that and sends messages. One task, no shared state, no locks.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use sweep_core::spec::{RunId, RunSpec};
+use sweep_store::{Failure, Outcome, RunState, State, Store};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{self, Instant, Interval, MissedTickBehavior};
+
+use crate::error::Error;
+use crate::executor::local::Worker;
+use crate::launch::{Launch, Launcher};
+use crate::queue::{Blocked, Dependency, Entry, Phase, Queue};
+use crate::settings::Settings;
+use crate::settle::{Finding, Settled, Settler};
+use crate::supervise::{Message, News, Stop, Supervisor, higher, reached};
+use crate::tail::Tail;
+use crate::update::{Halt, Summary, Update};
+use crate::verdict::Ending;
+
+/// Messages that may wait for the dispatcher before supervisors have to: a few for each of many slots.
+const INBOX: usize = 256;
+
+/// Runs that fail before any succeeds, after which the others are not tried.
+const FAILURES_FROM_THE_START: usize = 3;
+
+/// Runs what is left of `runs`, which must be registered in `store`, and returns when nothing is left to do: every run
+/// has ended, is blocked, or the session was halted and its workers are gone.
+///
+/// First it cleans up: attempts that the store calls running although nobody is alive in them are settled by what
+/// their workers said. Attempts of others that are alive are awaited. Runs start in the order of `runs`.
+///
+/// Raising `stop` to [`Stop::Graceful`] makes workers save and leave, which interrupts their runs until the next call;
+/// [`Stop::Now`] kills them. Dropping the future lets go of the workers, which then leave by themselves. `observe` is called from this future and must not block. Needs a Tokio runtime with time
+/// and I/O; a current-thread one is enough.
+///
+/// # Errors
+/// Fails where the database does, for a run that is not registered, and without slots. What goes wrong in a run is
+/// counted in the summary instead.
+pub async fn dispatch(
+    store: &Store,
+    runs: &[(RunId, &RunSpec)],
+    settings: &Settings,
+    stop: watch::Receiver<Stop>,
+    observe: &mut (dyn FnMut(Update) + Send),
+) -> Result<Summary, Error> {
+    if settings.slots.is_empty() {
+        return Err(Error::NoSlots);
+    }
+    let settler = Settler { store, home: &settings.home, retry: settings.retry };
+    for attempt in store.reader().running_attempts().await? {
+        settler.settle_if_dead(attempt.run, attempt.attempt).await?;
+    }
+    let states = states(store, runs).await?;
+    let unmet = unmet_dependencies(store, &states).await?;
+    let mut dispatcher = Dispatcher::new(settler, runs, settings, stop, observe);
+    dispatcher.enter(&states, &unmet);
+    dispatcher.work().await?;
+    Ok(dispatcher.summary())
+}
+
+async fn states(store: &Store, runs: &[(RunId, &RunSpec)]) -> Result<Vec<RunState>, Error> {
+    let ids: Vec<RunId> = runs.iter().map(|(run, _)| *run).collect();
+    let states = store.reader().states_of(&ids).await?;
+    if states.len() < ids.len() {
+        let known: HashSet<RunId> = states.iter().map(|state| state.id).collect();
+        if let Some(run) = ids.into_iter().find(|run| !known.contains(run)) {
+            return Err(Error::Unregistered { run });
+        }
+    }
+    Ok(states)
+}
+
+/// Returns the dependencies that lie outside of these runs and have not succeeded.
+async fn unmet_dependencies(store: &Store, states: &[RunState]) -> Result<HashSet<RunId>, Error> {
+    let inside: HashSet<RunId> = states.iter().map(|state| state.id).collect();
+    let mut outside: HashSet<RunId> = states.iter().filter_map(|state| state.depends_on).collect();
+    outside.retain(|run| !inside.contains(run));
+    if outside.is_empty() {
+        return Ok(outside);
+    }
+    let asked: Vec<RunId> = outside.iter().copied().collect();
+    for state in store.reader().states_of(&asked).await? {
+        if state.state == State::Succeeded {
+            outside.remove(&state.id);
+        }
+    }
+    Ok(outside)
+}
+
+struct Dispatcher<'a> {
+    settler: Settler<'a>,
+    launcher: Launcher<'a>,
+    settings: &'a Settings,
+    specs: HashMap<RunId, &'a RunSpec>,
+    queue: Queue,
+    /// Indices of slots without a worker; the lowest is taken first.
+    free: BTreeSet<usize>,
+    active: HashMap<RunId, Active>,
+    /// Runs that are in other hands.
+    elsewhere: BTreeMap<RunId, Elsewhere>,
+    supervisors: JoinSet<()>,
+    outbox: mpsc::Sender<Message>,
+    inbox: mpsc::Receiver<Message>,
+    stop: watch::Receiver<Stop>,
+    observe: &'a mut (dyn FnMut(Update) + Send),
+    /// The queue counts time from here.
+    beginning: Instant,
+    look_around: Interval,
+    tally: Summary,
+    /// Runs that failed while none had succeeded; `None` once one has.
+    failed_from_the_start: Option<HashSet<RunId>>,
+}
+
+/// An attempt of this scheduler.
+#[derive(Clone, Copy, Debug)]
+struct Active {
+    attempt: u32,
+    slot: usize,
+}
+
+/// An attempt in other hands.
+#[derive(Clone, Copy, Debug)]
+struct Elsewhere {
+    attempt: u32,
+    /// Whether its worker was gone at the last look: its own scheduler, if it lives, has had the time since to settle
+    /// it, and knows more about the end than we do.
+    seen_dead: bool,
+}
+
+impl<'a> Dispatcher<'a> {
+    fn new(
+        settler: Settler<'a>,
+        runs: &[(RunId, &'a RunSpec)],
+        settings: &'a Settings,
+        stop: watch::Receiver<Stop>,
+        observe: &'a mut (dyn FnMut(Update) + Send),
+    ) -> Self {
+        let (outbox, inbox) = mpsc::channel(INBOX);
+        let mut look_around = time::interval_at(Instant::now() + settings.poll, settings.poll);
+        look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            settler,
+            settings,
+            specs: runs.iter().copied().collect(),
+            launcher: Launcher::new(settler, settings),
+            queue: Queue::default(),
+            free: (0..settings.slots.len()).collect(),
+            active: HashMap::new(),
+            elsewhere: BTreeMap::new(),
+            supervisors: JoinSet::new(),
+            outbox,
+            inbox,
+            stop,
+            observe,
+            beginning: Instant::now(),
+            look_around,
+            tally: Summary::default(),
+            failed_from_the_start: settings.stop_if_all_fail.then(HashSet::new),
+        }
+    }
+
+    /// Takes stock: fills the queue and counts what is done already.
+    fn enter(&mut self, states: &[RunState], unmet: &HashSet<RunId>) {
+        let entry = |state: &RunState| Entry {
+            run: state.id,
+            depends_on: dependency(state, unmet, &self.specs),
+            phase: phase(state.state),
+        };
+        let (queue, blocked) = Queue::new(states.iter().map(entry));
+        self.queue = queue;
+        for state in states {
+            match state.state {
+                State::Pending | State::Interrupted => {}
+                State::Succeeded => self.tally.already_succeeded += 1,
+                State::Failed => self.tally.already_failed += 1,
+                State::Cancelled => self.tally.cancelled += 1,
+                State::Running => self.await_elsewhere(state.id, state.attempts),
+            }
+        }
+        self.report_blocked(blocked);
+    }
+
+    async fn work(&mut self) -> Result<(), Error> {
+        loop {
+            self.start_what_is_ready().await?;
+            if self.is_over() {
+                return Ok(());
+            }
+            let due = self.queue.next_due().map(|due| self.beginning + due);
+            tokio::select! {
+                Some(message) = self.inbox.recv() => self.receive(message).await?,
+                Some(Err(error)) = self.supervisors.join_next() => propagate(error),
+                _ = higher(&mut self.stop, Stop::None), if self.tally.halted != Some(Halt::Requested) => self.halt(Halt::Requested),
+                () = reached(due), if self.tally.halted.is_none() && !self.free.is_empty() => {}
+                _ = self.look_around.tick(), if !self.elsewhere.is_empty() => self.look_elsewhere().await?,
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let nothing_to_come = self.elsewhere.is_empty() && self.queue.next_due().is_none();
+        self.active.is_empty() && (self.tally.halted.is_some() || nothing_to_come)
+    }
+
+    async fn start_what_is_ready(&mut self) -> Result<(), Error> {
+        while self.may_start()
+            && let Some(slot) = self.free.first().copied()
+            && let Some(run) = self.queue.pop(self.beginning.elapsed())
+        {
+            match self.launcher.launch(run, self.specs[&run], slot).await? {
+                Launch::Started { attempt, worker } => self.started(run, Active { attempt, slot }, worker),
+                Launch::Taken => self.refresh(run).await?,
+                Launch::Failed { attempt, failure } => self.stillborn(run, attempt, failure).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn may_start(&mut self) -> bool {
+        if self.tally.halted.is_none() && *self.stop.borrow() > Stop::None {
+            self.halt(Halt::Requested);
+        }
+        self.tally.halted.is_none()
+    }
+
+    fn started(&mut self, run: RunId, active: Active, worker: Worker) {
+        let supervisor = Supervisor {
+            run,
+            worker,
+            tail: Tail::new(self.settings.home.events(run, active.attempt)),
+            stop: self.stop.clone(),
+            grace: self.settings.grace,
+            poll: self.settings.poll,
+            outbox: self.outbox.clone(),
+        };
+        self.supervisors.spawn(supervisor.supervise());
+        self.free.remove(&active.slot);
+        self.active.insert(run, active);
+        self.tally.attempts += 1;
+        let slot = &self.settings.slots[active.slot];
+        let (device, threads) = (slot.device(), slot.threads());
+        (self.observe)(Update::Started { run, attempt: active.attempt, device, threads });
+    }
+
+    /// Settles an attempt whose worker could not be started.
+    async fn stillborn(&mut self, run: RunId, attempt: u32, failure: Failure) -> Result<(), Error> {
+        let ending = Ending { exit: None, fault: Some(failure), dismissed: false };
+        let settled = self.settler.settle(run, attempt, &News::default(), &ending).await?;
+        self.settled(run, attempt, settled).await
+    }
+
+    async fn receive(&mut self, message: Message) -> Result<(), Error> {
+        match message {
+            Message::Events { run, news } => {
+                let attempt = self.active[&run].attempt;
+                self.settler.store.ingest(run, attempt, &news.records, news.offset).await?;
+                self.pass_on(run, attempt, news);
+                Ok(())
+            }
+            Message::Ended { run, news, ending } => {
+                let Active { attempt, slot } = self.active[&run];
+                let settled = self.settler.settle(run, attempt, &news, &ending).await?;
+                self.active.remove(&run);
+                self.free.insert(slot);
+                self.pass_on(run, attempt, news);
+                self.settled(run, attempt, settled).await
+            }
+        }
+    }
+
+    fn pass_on(&mut self, run: RunId, attempt: u32, news: News) {
+        for record in news.records {
+            (self.observe)(Update::Event { run, attempt, event: record.event });
+        }
+    }
+
+    /// Draws the conclusions from the end of an attempt of ours.
+    async fn settled(&mut self, run: RunId, attempt: u32, settled: Settled) -> Result<(), Error> {
+        if !settled.effective {
+            return self.refresh(run).await;
+        }
+        let Settled { outcome, retry_in, log_tail, .. } = settled;
+        (self.observe)(Update::Settled { run, attempt, outcome: outcome.clone(), retry_in, log_tail });
+        match outcome {
+            Outcome::Succeeded => self.succeeded(run),
+            Outcome::Failed { .. } => self.failed(run, retry_in),
+            // Not started again in this session, whoever stopped it: a worker that always stops would never end.
+            Outcome::Interrupted => {
+                self.queue.set_aside(run);
+                self.tally.interrupted += 1;
+            }
+            Outcome::Cancelled => self.cancelled(run),
+        }
+        Ok(())
+    }
+
+    fn succeeded(&mut self, run: RunId) {
+        self.tally.succeeded += 1;
+        self.failed_from_the_start = None;
+        self.queue.succeeded(run);
+    }
+
+    fn failed(&mut self, run: RunId, retry_in: Option<Duration>) {
+        if let Some(delay) = retry_in {
+            self.tally.retried += 1;
+            self.queue.again(run, self.beginning.elapsed() + delay);
+        } else {
+            self.tally.failed += 1;
+            let blocked = self.queue.failed(run);
+            self.report_blocked(blocked);
+        }
+        self.halt_if_hopeless(run);
+    }
+
+    fn cancelled(&mut self, run: RunId) {
+        self.tally.cancelled += 1;
+        let blocked = self.queue.failed(run);
+        self.report_blocked(blocked);
+    }
+
+    fn halt_if_hopeless(&mut self, run: RunId) {
+        if self.settings.max_failures.is_some_and(|most| self.tally.failed >= most) {
+            self.halt(Halt::TooManyFailures);
+        }
+        if let Some(failed) = &mut self.failed_from_the_start {
+            failed.insert(run);
+            if failed.len() >= FAILURES_FROM_THE_START {
+                self.halt(Halt::FailsFromTheStart);
+            }
+        }
+    }
+
+    /// Starts nothing more. A request of the user replaces other reasons; otherwise the first reason stays.
+    fn halt(&mut self, reason: Halt) {
+        if self.tally.halted.is_none() || reason == Halt::Requested {
+            self.tally.halted = Some(reason);
+            (self.observe)(Update::Halted { reason });
+        }
+    }
+
+    fn report_blocked(&mut self, blocked: Vec<Blocked>) {
+        for Blocked { run, dependency } in blocked {
+            (self.observe)(Update::Blocked { run, dependency });
+        }
+    }
+
+    /// Brings the queue up to date with a run that somebody else has changed.
+    async fn refresh(&mut self, run: RunId) -> Result<(), Error> {
+        let state = self.settler.state(run).await?;
+        let now = self.beginning.elapsed();
+        match state.state {
+            State::Running => self.await_elsewhere(run, state.attempts),
+            State::Succeeded => self.succeeded(run),
+            State::Failed => self.failed(run, None),
+            State::Cancelled => self.cancelled(run),
+            State::Interrupted => self.queue.again(run, now),
+            State::Pending => {
+                let failures = state.transient_failures;
+                let delay =
+                    if failures == 0 { Duration::ZERO } else { self.settings.retry.delay(run, failures) };
+                self.queue.again(run, now + delay);
+            }
+        }
+        Ok(())
+    }
+
+    fn await_elsewhere(&mut self, run: RunId, attempt: u32) {
+        self.elsewhere.insert(run, Elsewhere { attempt, seen_dead: false });
+        (self.observe)(Update::Elsewhere { run, attempt });
+    }
+
+    /// Looks after the attempts in other hands: one that is found dead twice is settled, if its own scheduler has not
+    /// done that by then, and its run goes on from what the database says.
+    async fn look_elsewhere(&mut self) -> Result<(), Error> {
+        let attempts: Vec<(RunId, Elsewhere)> =
+            self.elsewhere.iter().map(|(run, other)| (*run, *other)).collect();
+        for (run, Elsewhere { attempt, seen_dead }) in attempts {
+            if !seen_dead {
+                let seen_dead = self.settler.is_dead(run, attempt)?;
+                self.elsewhere.insert(run, Elsewhere { attempt, seen_dead });
+            } else if let Finding::Settled = self.settler.settle_if_dead(run, attempt).await? {
+                self.elsewhere.remove(&run);
+                self.refresh(run).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn summary(&self) -> Summary {
+        let left = self.queue.census();
+        let tally = Summary {
+            blocked: left.blocked,
+            pending: left.pending,
+            elsewhere: self.elsewhere.len(),
+            ..self.tally
+        };
+        Summary { total: self.specs.len(), ..tally }
+    }
+}
+
+fn dependency(
+    state: &RunState,
+    unmet: &HashSet<RunId>,
+    specs: &HashMap<RunId, &RunSpec>,
+) -> Option<Dependency> {
+    let run = state.depends_on?;
+    match () {
+        () if unmet.contains(&run) => Some(Dependency::Unmet(run)),
+        () if specs.contains_key(&run) => Some(Dependency::Inside(run)),
+        () => None,
+    }
+}
+
+const fn phase(state: State) -> Phase {
+    match state {
+        State::Pending | State::Interrupted => Phase::Pending,
+        State::Running => Phase::Running,
+        State::Succeeded => Phase::Succeeded,
+        State::Failed | State::Cancelled => Phase::Failed,
+    }
+}
+
+/// A supervisor ends by itself and is never aborted, so an error is its panic, which goes on here.
+fn propagate(error: JoinError) {
+    if let Ok(panic) = error.try_into_panic() {
+        std::panic::resume_unwind(panic);
+    }
+}

@@ -1,0 +1,32 @@
+//! What can go wrong in the scheduler itself. What goes wrong in a run is data, not an error.
+
+use std::io;
+use std::path::PathBuf;
+
+use sweep_core::spec::RunId;
+
+/// Why the scheduler had to give up. Workers that were running leave by themselves, and the next session goes on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The database could not be read or written.
+    #[error(transparent)]
+    Store(#[from] sweep_store::Error),
+    /// There is nowhere to run anything.
+    #[error("no slots to run workers in")]
+    NoSlots,
+    /// A run is not in the database.
+    #[error("run {run} is not registered")]
+    Unregistered {
+        /// The run.
+        run: RunId,
+    },
+    /// A file of an attempt that must be cleaned up could not be opened.
+    #[error("failed to lock `{}`", path.display())]
+    Lock {
+        /// The log whose lock was wanted.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}

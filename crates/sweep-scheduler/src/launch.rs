@@ -1,0 +1,138 @@
+//! The way from a ready run to a running worker: claim, lock, look again, write the spec, start.
+
+use std::fs;
+use std::io;
+
+use sweep_core::event::FailureClass;
+use sweep_core::spec::{RunId, RunSpec};
+use sweep_store::{Failure, State, now_ms};
+
+use crate::error::Error;
+use crate::executor::local::{Assignment, Worker, WorkerCommand};
+use crate::executor::lock::LockedLog;
+use crate::settings::Settings;
+use crate::settle::Settler;
+use sweep_core::home::Home;
+
+/// Starts workers.
+#[derive(Debug)]
+pub(crate) struct Launcher<'a> {
+    settler: Settler<'a>,
+    settings: &'a Settings,
+    /// Who claims, for people who look into the database.
+    name: String,
+}
+
+/// What became of a run that should start.
+#[derive(Debug)]
+pub(crate) enum Launch {
+    /// Its worker runs.
+    Started { attempt: u32, worker: Worker },
+    /// Somebody else has it.
+    Taken,
+    /// It is claimed, but a file or the process could not be made.
+    Failed { attempt: u32, failure: Failure },
+}
+
+impl<'a> Launcher<'a> {
+    pub(crate) fn new(settler: Settler<'a>, settings: &'a Settings) -> Self {
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".to_owned());
+        Self { settler, settings, name: format!("{}:{}", host.trim(), std::process::id()) }
+    }
+
+    /// Claims a run and starts its worker in a slot.
+    pub(crate) async fn launch(&self, run: RunId, spec: &RunSpec, slot: usize) -> Result<Launch, Error> {
+        match self.settler.store.claim(run, &self.name, now_ms()).await? {
+            Some(attempt) => self.start(run, attempt, spec, slot).await,
+            None => Ok(Launch::Taken),
+        }
+    }
+
+    /// Starts the worker of a claimed attempt.
+    async fn start(&self, run: RunId, attempt: u32, spec: &RunSpec, slot: usize) -> Result<Launch, Error> {
+        let home = &self.settings.home;
+        let log = match LockedLog::acquire(&home.log(run, attempt)) {
+            Ok(Some(log)) => log,
+            Ok(None) => return Ok(Launch::Taken),
+            Err(error) => return Ok(Launch::Failed { attempt, failure: storage_failure(&error) }),
+        };
+        // Between claim and lock another scheduler may have taken us for dead and settled the attempt; it held the
+        // lock for that, so from here on nobody can.
+        let state = self.settler.state(run).await?;
+        if state.state != State::Running || state.attempts != attempt {
+            return Ok(Launch::Taken);
+        }
+        if let Err(error) = write_spec(home, run, spec) {
+            return Ok(Launch::Failed { attempt, failure: storage_failure(&error) });
+        }
+        let command = &self.settings.worker;
+        let assignment = Assignment { home, run, attempt, slot: &self.settings.slots[slot] };
+        Ok(match Worker::start(command, &assignment, log) {
+            Ok(worker) => Launch::Started { attempt, worker },
+            Err(error) => Launch::Failed { attempt, failure: start_failure(command, &error) },
+        })
+    }
+}
+
+/// Writes what the run is, in one step. Always anew: paths and batch splitting are no part of a run's identity and may
+/// have changed since an earlier attempt.
+fn write_spec(home: &Home, run: RunId, spec: &RunSpec) -> io::Result<()> {
+    let path = home.spec(run);
+    let unfinished = path.with_extension("json.new");
+    fs::write(&unfinished, serde_json::to_vec(spec)?)?;
+    fs::rename(unfinished, path)
+}
+
+fn storage_failure(error: &io::Error) -> Failure {
+    Failure {
+        class: FailureClass::Storage,
+        message: format!("the attempt's files could not be made: {error}"),
+    }
+}
+
+/// A program that is not there will not be there next time; anything else, such as too many processes, may pass.
+fn start_failure(command: &WorkerCommand, error: &io::Error) -> Failure {
+    let class = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => FailureClass::Configuration,
+        _ => FailureClass::WorkerDied,
+    };
+    Failure { class, message: format!("`{}` could not be started: {error}", command.program.display()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use sweep_store::Store;
+    use sweep_testkit::{Workspace, sample_run};
+
+    use super::*;
+    use crate::retry::RetryPolicy;
+    use crate::slots::{Slot, SlotRequest};
+
+    fn settings(home: Home) -> Settings {
+        let request = SlotRequest { devices: "cpu", threads: None, cores: 1, visible_devices: None };
+        let worker = WorkerCommand { program: "true".into(), arguments: Vec::new() };
+        Settings::new(home, worker, Slot::plan(&request).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_was_settled_before_its_log_was_locked_starts_nothing() {
+        let workspace = Workspace::new();
+        let settings = settings(workspace.layout());
+        let store = Store::open(settings.home.database()).await.unwrap();
+        let spec = sample_run(0);
+        let run = spec.id();
+        store.register_runs(&[(run, &spec)], now_ms()).await.unwrap();
+        let settler = Settler { store: &store, home: &settings.home, retry: RetryPolicy::default() };
+        let launcher = Launcher::new(settler, &settings);
+
+        let slow = store.claim(run, "slow", now_ms()).await.unwrap().unwrap();
+        settler.settle_if_dead(run, slow).await.unwrap();
+        assert!(matches!(launcher.start(run, slow, &spec, 0).await.unwrap(), Launch::Taken));
+        let fast = store.claim(run, "fast", now_ms()).await.unwrap().unwrap();
+        assert!(matches!(launcher.start(run, slow, &spec, 0).await.unwrap(), Launch::Taken));
+        assert!(matches!(
+            launcher.start(run, fast, &spec, 0).await.unwrap(),
+            Launch::Started { attempt: 2, .. }
+        ));
+    }
+}

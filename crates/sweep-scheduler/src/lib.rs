@@ -1,0 +1,37 @@
+//! The scheduler: which run starts when and where, one worker process an attempt, and everything that workers say into
+//! the store.
+//!
+//! ```text
+//! Queue (pure: what next?) → Dispatcher (claims, settles: the only writer) ⇄ Supervisor (one task an attempt) → worker
+//! ```
+//!
+//! [`dispatch`] runs a sweep to its end, or goes on with it. Several schedulers may work on one home folder: claims are
+//! transactions, and the lock on an attempt's `log.txt` says whether somebody is alive in it. The scheduler prints
+//! nothing, installs no signal handlers (its caller raises a [`Stop`] level instead), and does no training: it never
+//! links a tensor library.
+
+mod devices;
+mod dispatcher;
+mod error;
+mod executor;
+mod launch;
+mod queue;
+mod retry;
+mod settings;
+mod settle;
+mod slots;
+mod supervise;
+mod tail;
+mod update;
+mod verdict;
+
+pub use devices::{Device, DevicesError};
+pub use dispatcher::dispatch;
+pub use error::Error;
+pub use executor::local::WorkerCommand;
+pub use retry::RetryPolicy;
+pub use settings::Settings;
+pub use slots::{Slot, SlotRequest};
+pub use supervise::Stop;
+pub use sweep_core::home::Home;
+pub use update::{Halt, Summary, Update};

@@ -1,0 +1,157 @@
+//! Supervision: one task an attempt, which owns the worker, reads its events and passes stop requests on.
+//!
+//! It writes nothing to the database: everything goes to the dispatcher as messages.
+
+use std::future;
+use std::time::Duration;
+
+use sweep_core::event::Record;
+use sweep_core::spec::RunId;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{self, Instant, MissedTickBehavior};
+
+use crate::executor::local::{Exit, Worker};
+use crate::tail::{Chunk, Damage, Tail};
+use crate::verdict::Ending;
+
+/// What the user wants of a running scheduler. A higher level includes the lower ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Go on.
+    #[default]
+    None,
+    /// Start nothing more, ask running workers to save and leave, and kill what does not in time.
+    Graceful,
+    /// Kill running workers.
+    Now,
+}
+
+/// From an attempt's supervisor to the dispatcher.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Events came.
+    Events { run: RunId, news: News },
+    /// The worker is gone; the last message of an attempt.
+    Ended { run: RunId, news: News, ending: Ending },
+}
+
+/// Records not sent before, and how many bytes of the event file are read with them.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub(crate) records: Vec<Record>,
+    pub(crate) offset: u64,
+}
+
+/// Everything that a supervisor needs.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) run: RunId,
+    pub(crate) worker: Worker,
+    pub(crate) tail: Tail,
+    pub(crate) stop: watch::Receiver<Stop>,
+    /// How long a worker may take to save and leave.
+    pub(crate) grace: Duration,
+    /// How often its events are looked at.
+    pub(crate) poll: Duration,
+    /// Bounded: a worker that says more than the database can take is read more slowly.
+    pub(crate) outbox: mpsc::Sender<Message>,
+}
+
+/// What was done so far to make a worker leave.
+#[derive(Debug, Default)]
+struct Dismissal {
+    level: Stop,
+    /// When patience ends.
+    deadline: Option<Instant>,
+}
+
+impl Supervisor {
+    /// Follows the worker until it is gone.
+    pub(crate) async fn supervise(mut self) {
+        let mut dismissal = Dismissal::default();
+        let mut damage = None;
+        let exit = self.follow(&mut dismissal, &mut damage).await;
+        let rest = self.tail.read_to_end();
+        let ending = Ending {
+            exit: Some(exit),
+            fault: damage.or(rest.damage).map(Into::into),
+            dismissed: dismissal.level > Stop::None,
+        };
+        let news = News { records: rest.records, offset: rest.offset };
+        self.send(Message::Ended { run: self.run, news, ending }).await;
+    }
+
+    async fn follow(&mut self, dismissal: &mut Dismissal, damage: &mut Option<Damage>) -> Exit {
+        let mut poll = time::interval_at(Instant::now() + self.poll, self.poll);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                exit = self.worker.wait() => return exit.unwrap_or_else(|error| unknown(self.run, &error)),
+                level = higher(&mut self.stop, dismissal.level) => self.dismiss(dismissal, level),
+                () = reached(dismissal.deadline) => self.dismiss(dismissal, Stop::Now),
+                _ = poll.tick() => {
+                    let chunk = self.tail.read();
+                    if let Some(found) = self.forward(chunk).await {
+                        *damage = Some(found);
+                        self.dismiss(dismissal, Stop::Graceful);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the worker leave. Asking again changes nothing.
+    fn dismiss(&mut self, dismissal: &mut Dismissal, level: Stop) {
+        if level <= dismissal.level {
+            return;
+        }
+        dismissal.level = level;
+        match level {
+            Stop::None => {}
+            Stop::Graceful => {
+                dismissal.deadline = Some(Instant::now() + self.grace);
+                self.worker.ask_to_leave();
+            }
+            Stop::Now => {
+                dismissal.deadline = None;
+                self.worker.kill();
+            }
+        }
+    }
+
+    /// Passes records on and gives damage back.
+    async fn forward(&self, chunk: Chunk) -> Option<Damage> {
+        if !chunk.records.is_empty() {
+            let news = News { records: chunk.records, offset: chunk.offset };
+            self.send(Message::Events { run: self.run, news }).await;
+        }
+        chunk.damage
+    }
+
+    async fn send(&self, message: Message) {
+        // The dispatcher is gone only when it failed; then this task is about to be dropped as well.
+        let _ = self.outbox.send(message).await;
+    }
+}
+
+fn unknown(run: RunId, error: &std::io::Error) -> Exit {
+    tracing::error!(%run, %error, "the exit of a worker could not be read");
+    Exit::default()
+}
+
+/// Waits until the level is higher than `than`; for ever if nobody can raise it any more.
+pub(crate) async fn higher(stop: &mut watch::Receiver<Stop>, than: Stop) -> Stop {
+    let level = stop.wait_for(|level| *level > than).await.map(|level| *level);
+    match level {
+        Ok(level) => level,
+        Err(_) => future::pending().await,
+    }
+}
+
+/// Waits until `deadline`; for ever without one.
+pub(crate) async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline).await,
+        None => future::pending().await,
+    }
+}

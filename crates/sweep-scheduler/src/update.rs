@@ -1,0 +1,122 @@
+//! What the dispatcher tells its caller while it works, and at the end.
+
+use std::time::Duration;
+
+use sweep_core::event::Event;
+use sweep_core::spec::RunId;
+use sweep_store::Outcome;
+
+use crate::devices::Device;
+
+/// Something that happened; the caller renders it. Updates of one attempt come in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// A worker was started.
+    Started {
+        /// The run.
+        run: RunId,
+        /// The attempt, from 1.
+        attempt: u32,
+        /// Where.
+        device: Device,
+        /// Threads that it computes with.
+        threads: u32,
+    },
+    /// A run of this sweep is in the hands of another scheduler, or of a worker whose scheduler is gone; its end is
+    /// awaited.
+    Elsewhere {
+        /// The run.
+        run: RunId,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// A worker of this scheduler said something; it is in the database.
+    Event {
+        /// The run.
+        run: RunId,
+        /// The attempt.
+        attempt: u32,
+        /// What it said.
+        event: Event,
+    },
+    /// An attempt ended and that is in the database.
+    Settled {
+        /// The run.
+        run: RunId,
+        /// The attempt.
+        attempt: u32,
+        /// How it ended.
+        outcome: Outcome,
+        /// When the run is tried again, counted from now, if it is.
+        retry_in: Option<Duration>,
+        /// Last lines of the log of a failed attempt.
+        log_tail: Option<String>,
+    },
+    /// A run will not start because the run that it depends on did not succeed.
+    Blocked {
+        /// The run.
+        run: RunId,
+        /// The other one.
+        dependency: RunId,
+    },
+    /// Nothing more will be started.
+    Halted {
+        /// Why.
+        reason: Halt,
+    },
+}
+
+/// Why nothing more is started although runs are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// The user said so.
+    Requested,
+    /// As many runs have failed as the settings allow.
+    TooManyFailures,
+    /// The first runs all failed, so the others would as well.
+    FailsFromTheStart,
+}
+
+/// How a session ended. Every run of the sweep is counted once: in `total` and in one of the fields from
+/// `already_succeeded` to `pending`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Runs of the sweep.
+    pub total: usize,
+    /// Runs that had succeeded before.
+    pub already_succeeded: usize,
+    /// Runs that had failed before and are left alone.
+    pub already_failed: usize,
+    /// Runs that are cancelled.
+    pub cancelled: usize,
+    /// Runs that succeeded now, in this scheduler or in another one that worked on the sweep meanwhile.
+    pub succeeded: usize,
+    /// Runs that failed for good now.
+    pub failed: usize,
+    /// Runs that were stopped and go on in the next session.
+    pub interrupted: usize,
+    /// Runs that will not start because the run that they depend on did not succeed.
+    pub blocked: usize,
+    /// Runs that somebody else is still working on.
+    pub elsewhere: usize,
+    /// Runs that were not started, or wait for another try.
+    pub pending: usize,
+    /// Attempts that this scheduler started.
+    pub attempts: usize,
+    /// Attempts that failed and were followed, or are to be followed, by another.
+    pub retried: usize,
+    /// Why nothing more was started, if the session ended before its time.
+    pub halted: Option<Halt>,
+}
+
+impl Summary {
+    /// Returns whether every run of the sweep has succeeded, now or before.
+    pub const fn is_complete(&self) -> bool {
+        self.already_succeeded + self.succeeded == self.total
+    }
+
+    /// Returns the number of failed runs, now or before.
+    pub const fn all_failed(&self) -> usize {
+        self.already_failed + self.failed
+    }
+}

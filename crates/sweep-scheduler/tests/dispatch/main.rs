@@ -1,0 +1,9 @@
+//! The scheduler with real processes: scripted workers, kills at awkward moments, two schedulers at once.
+
+#![expect(clippy::unwrap_used, reason = "a test may end here")]
+
+mod crash;
+mod fixture;
+mod outcomes;
+mod sharing;
+mod stopping;

@@ -1,0 +1,16 @@
+//! For tests only: temporary workspaces, sample runs, a scripted worker, and waiting without sleeping blindly.
+//!
+//! It knows the worker's protocol (command line, `events.jsonl`, exit codes) but neither the scheduler nor the store.
+
+mod build;
+mod sample;
+mod script;
+mod wait;
+pub mod worker;
+mod workspace;
+
+pub use build::fake_worker;
+pub use sample::{id_of, sample_run, sample_run_after};
+pub use script::{Action, SCRIPT_VARIABLE, Script};
+pub use wait::{PATIENCE, wait_until};
+pub use workspace::Workspace;
