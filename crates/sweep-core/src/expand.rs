@@ -4,8 +4,10 @@
 //! and values are written, less what `exclude` matches; then the points that `include` adds. A run that trains a
 //! backbone from scratch stands directly before the first run that needs it. A point equal to an earlier one is dropped.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,7 +18,7 @@ use crate::file::{Definition, Sweep};
 use crate::grammar::{Kind, Presence, check, default_node, join};
 use crate::node::Node;
 use crate::problem::{Collector, Problem, Problems, unknown};
-use crate::spec::{Architecture, BackboneSpec, Named, RunId, RunSpec, WeightsSource};
+use crate::spec::{Architecture, BackboneSpec, Definitions, Named, RunId, RunSpec, WeightsSource};
 use crate::tables::{BACKBONE, DATASET, RUN};
 use crate::validate::validate;
 
@@ -220,12 +222,21 @@ fn default_micro_batch(batch_size: u32) -> u32 {
     (1..=32).rev().find(|size| batch_size.is_multiple_of(*size)).unwrap_or(1)
 }
 
+/// A definition and its canonical form.
+#[derive(Clone)]
+struct Resolved<T> {
+    spec: T,
+    canonical: Arc<str>,
+}
+
 /// The state of an expansion: what is resolved already.
 struct Expansion<'a> {
     sweep: &'a Sweep,
     resolve: &'a dyn Resolve,
-    backbones: BTreeMap<String, Option<BackboneSpec>>,
-    datasets: BTreeMap<String, Option<DatasetSpec>>,
+    backbones: BTreeMap<String, Option<Resolved<BackboneSpec>>>,
+    datasets: BTreeMap<String, Option<Resolved<DatasetSpec>>>,
+    /// For each key of a run the value that was checked last, and what came out: neighbours in a grid share most.
+    checked: Vec<Option<(Node, Value)>>,
     seen: HashSet<RunId>,
     runs: Vec<(RunId, RunSpec)>,
     problems: Collector,
@@ -238,6 +249,7 @@ impl<'a> Expansion<'a> {
             resolve,
             backbones: BTreeMap::new(),
             datasets: BTreeMap::new(),
+            checked: vec![None; RUN.len()],
             seen: HashSet::new(),
             runs: Vec::new(),
             problems: Collector::default(),
@@ -259,11 +271,15 @@ impl<'a> Expansion<'a> {
     fn finish(
         &mut self,
         wire: RunWire,
-        backbone: BackboneSpec,
+        backbone: Resolved<BackboneSpec>,
         origin: &dyn Fn(&str) -> String,
     ) -> Option<RunId> {
         let dataset = self.dataset(&wire.dataset, &origin("dataset"))?;
-        let spec = wire.into_spec(backbone, dataset);
+        let definitions = Definitions {
+            backbone: Cow::Borrowed(&backbone.canonical),
+            dataset: Cow::Borrowed(&dataset.canonical),
+        };
+        let spec = wire.into_spec(backbone.spec, dataset.spec);
         let faults = validate(&spec);
         if !faults.is_empty() {
             for fault in faults {
@@ -275,7 +291,7 @@ impl<'a> Expansion<'a> {
             }
             return None;
         }
-        let id = spec.id();
+        let id = spec.id_with(&definitions);
         if self.seen.insert(id) {
             self.runs.push((id, spec));
         }
@@ -286,10 +302,17 @@ impl<'a> Expansion<'a> {
     fn wire(&mut self, point: &Node, origin: &dyn Fn(&str) -> String) -> Option<RunWire> {
         let before = self.problems.len();
         let mut map = serde_json::Map::new();
-        for field in RUN {
+        for (index, field) in RUN.iter().enumerate() {
             match point.get(field.name) {
                 Some(node) => {
-                    let value = check(node, &field.kind, &origin(field.name), &mut self.problems);
+                    let value = match self.checked[index].take() {
+                        Some((known, value)) if known == *node => value,
+                        _ => check(node, &field.kind, &origin(field.name), &mut self.problems),
+                    };
+                    // A value with problems must be found wrong again wherever it stands.
+                    if self.problems.len() == before {
+                        self.checked[index] = Some((node.clone(), value.clone()));
+                    }
                     map.insert(field.name.to_owned(), value);
                 }
                 None if matches!(field.presence, Presence::Required) => {
@@ -314,14 +337,13 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    fn dataset(&mut self, name: &str, path: &str) -> Option<Named<DatasetSpec>> {
+    fn dataset(&mut self, name: &str, path: &str) -> Option<Resolved<DatasetSpec>> {
         if !self.datasets.contains_key(name) {
             let found = self.look_up("dataset", &self.sweep.datasets, name, path);
             let spec = found.and_then(|definition| self.dataset_definition(definition));
             self.datasets.insert(name.to_owned(), spec);
         }
-        let definition = self.datasets[name].clone()?;
-        Some(Named { name: name.to_owned(), definition })
+        self.datasets[name].clone()
     }
 
     fn look_up<'d>(
@@ -339,7 +361,7 @@ impl<'a> Expansion<'a> {
         found
     }
 
-    fn dataset_definition(&mut self, definition: &Definition) -> Option<DatasetSpec> {
+    fn dataset_definition(&mut self, definition: &Definition) -> Option<Resolved<DatasetSpec>> {
         let value = check(&definition.node, &Kind::Object(DATASET), &definition.path, &mut self.problems);
         let mut spec: DatasetSpec = serde_json::from_value(value).ok()?;
         if let DatasetSource::Parquet { path, digest, .. } = &mut spec.source {
@@ -347,14 +369,14 @@ impl<'a> Expansion<'a> {
             let (found, found_digest) = self.report(&place, self.resolve.dataset(path))?;
             (*path, *digest) = (found, Some(found_digest));
         }
-        Some(spec)
+        Some(Resolved { canonical: spec.canonical().into(), spec })
     }
 
     fn report<T>(&mut self, path: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.problems.add(Problem::new(path, message))).ok()
     }
 
-    fn backbone(&mut self, name: &str, path: &str) -> Option<BackboneSpec> {
+    fn backbone(&mut self, name: &str, path: &str) -> Option<Resolved<BackboneSpec>> {
         if !self.backbones.contains_key(name) {
             let found = self.look_up("backbone", &self.sweep.backbones, name, path);
             let spec = found.and_then(|definition| self.backbone_definition(name, definition));
@@ -363,7 +385,7 @@ impl<'a> Expansion<'a> {
         self.backbones[name].clone()
     }
 
-    fn backbone_definition(&mut self, name: &str, definition: &Definition) -> Option<BackboneSpec> {
+    fn backbone_definition(&mut self, name: &str, definition: &Definition) -> Option<Resolved<BackboneSpec>> {
         let mut value =
             check(&definition.node, &Kind::Object(BACKBONE), &definition.path, &mut self.problems);
         let pretraining =
@@ -381,7 +403,7 @@ impl<'a> Expansion<'a> {
             let run = self.pretraining(name, definition, run, &spec)?;
             spec.weights = WeightsSource::Run { run };
         }
-        Some(spec)
+        Some(Resolved { canonical: spec.canonical().into(), spec })
     }
 
     /// Adds the run that trains a backbone from scratch. What its definition does not write is a standard training run:
@@ -405,7 +427,8 @@ impl<'a> Expansion<'a> {
         let mut point = base(&[&standard, run]);
         point.set("backbone", Node::Text(name.to_owned()));
         let wire = self.wire(&point, &origin)?;
-        self.finish(wire, scratch.clone(), &origin)
+        let scratch = Resolved { canonical: scratch.canonical().into(), spec: scratch.clone() };
+        self.finish(wire, scratch, &origin)
     }
 }
 
@@ -420,12 +443,12 @@ fn fill_head_rates(optimizer: &mut Value) {
 }
 
 impl RunWire {
-    fn into_spec(self, backbone: BackboneSpec, dataset: Named<DatasetSpec>) -> RunSpec {
+    fn into_spec(self, backbone: BackboneSpec, dataset: DatasetSpec) -> RunSpec {
         RunSpec {
             input_size: self.input_size.unwrap_or(backbone.architecture.image_size()),
             micro_batch_size: self.micro_batch_size.unwrap_or_else(|| default_micro_batch(self.batch_size)),
             backbone: Named { name: self.backbone, definition: backbone },
-            dataset,
+            dataset: Named { name: self.dataset, definition: dataset },
             target_epsilon: self.target_epsilon,
             epsilon_schedule: self.epsilon_schedule,
             epochs: self.epochs,

@@ -3,7 +3,7 @@
 //! Each section is checked against the grammar here; whether the points of the grid make sense is checked when they
 //! are expanded (`expand`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 
@@ -192,10 +192,11 @@ fn axes(root: &Node, problems: &mut Collector) -> Vec<Axis> {
                 problems.add(Problem::new(path, "the list is empty, expected at least one value"));
             }
             Node::List(values) => {
+                let mut seen = HashSet::new();
                 for (index, value) in values.iter().enumerate() {
                     let place = format!("{path}[{index}]");
                     check(value, kind, &place, problems);
-                    if values[..index].contains(value) {
+                    if !seen.insert(value.to_string()) {
                         problems.add(Problem::new(place, format!("`{value}` stands twice in the list")));
                     }
                 }

@@ -1,5 +1,6 @@
 //! A run, fully resolved, and its identity.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -376,13 +377,30 @@ impl RunSpec {
 
     /// Returns the identity of what is trained, whatever is measured afterwards.
     pub fn training_id(&self) -> RunId {
-        RunId::of(&enveloped(&canonical_text(&self.training_identity())))
+        RunId::of(&enveloped(&self.training_identity(&self.definitions())))
     }
 
     /// Returns the canonical form: JSON with sorted keys, without names, paths and the micro batch size.
     pub fn canonical(&self) -> String {
-        let identity = json!({ "training": self.training_identity(), "evaluation": to_json(&self.evaluation) });
-        enveloped(&canonical_text(&identity))
+        self.canonical_with(&self.definitions())
+    }
+
+    /// Like [`Self::id`], where the canonical forms of the definitions are known: they are most of the work.
+    pub(crate) fn id_with(&self, definitions: &Definitions<'_>) -> RunId {
+        RunId::of(&self.canonical_with(definitions))
+    }
+
+    fn canonical_with(&self, definitions: &Definitions<'_>) -> String {
+        let evaluation = canonical_text(&to_json(&self.evaluation));
+        let training = self.training_identity(definitions);
+        enveloped(&format!(r#"{{"evaluation":{evaluation},"training":{training}}}"#))
+    }
+
+    fn definitions(&self) -> Definitions<'static> {
+        Definitions {
+            backbone: self.backbone.definition.canonical().into(),
+            dataset: self.dataset.definition.canonical().into(),
+        }
     }
 
     /// Returns the run whose final model this run starts from, if any.
@@ -393,41 +411,55 @@ impl RunSpec {
         }
     }
 
-    fn training_identity(&self) -> Value {
-        json!({
-            "backbone": self.backbone.definition.identity(),
-            "dataset": self.dataset.definition.identity(),
-            "input_size": self.input_size,
-            "target_epsilon": to_json(&self.target_epsilon),
-            "epsilon_schedule": to_json(&self.epsilon_schedule),
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "optimizer": to_json(&self.optimizer),
-            "learning_rate_schedule": to_json(&self.learning_rate_schedule),
-            "attack": to_json(&self.attack),
-            "augmentation": to_json(&self.augmentation),
-            "validation": to_json(&self.validation),
-            "seed": self.seed,
-        })
+    /// Returns the canonical form of what is trained. The keys stand in sorted order here already.
+    fn training_identity(&self, definitions: &Definitions<'_>) -> String {
+        let value = |value: Value| Cow::Owned(canonical_text(&value));
+        let parts: [(&str, Cow<'_, str>); 13] = [
+            ("attack", value(to_json(&self.attack))),
+            ("augmentation", value(to_json(&self.augmentation))),
+            ("backbone", Cow::Borrowed(&definitions.backbone)),
+            ("batch_size", value(self.batch_size.into())),
+            ("dataset", Cow::Borrowed(&definitions.dataset)),
+            ("epochs", value(self.epochs.into())),
+            ("epsilon_schedule", value(to_json(&self.epsilon_schedule))),
+            ("input_size", value(self.input_size.into())),
+            ("learning_rate_schedule", value(to_json(&self.learning_rate_schedule))),
+            ("optimizer", value(to_json(&self.optimizer))),
+            ("seed", value(self.seed.into())),
+            ("target_epsilon", value(to_json(&self.target_epsilon))),
+            ("validation", value(to_json(&self.validation))),
+        ];
+        debug_assert!(parts.is_sorted_by_key(|(key, _)| *key));
+        let entries: Vec<String> = parts.iter().map(|(key, text)| format!("\"{key}\":{text}")).collect();
+        format!("{{{}}}", entries.join(","))
     }
 }
 
+/// The canonical forms of the definitions of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Definitions<'a> {
+    pub(crate) backbone: Cow<'a, str>,
+    pub(crate) dataset: Cow<'a, str>,
+}
+
 impl BackboneSpec {
-    fn identity(&self) -> Value {
+    /// Returns the canonical form: without the path of a file whose digest is known.
+    pub(crate) fn canonical(&self) -> String {
         let weights = match &self.weights {
             WeightsSource::File { digest: Some(digest), .. } => json!({ "kind": "file", "digest": digest }),
             weights => to_json(weights),
         };
-        json!({
+        canonical_text(&json!({
             "architecture": to_json(&self.architecture),
             "weights": weights,
             "normalization": to_json(&self.normalization),
-        })
+        }))
     }
 }
 
 impl DatasetSpec {
-    fn identity(&self) -> Value {
+    /// Returns the canonical form: without the path of files whose digest is known, and without the expected sizes.
+    pub(crate) fn canonical(&self) -> String {
         let source = match &self.source {
             DatasetSource::Parquet { digest: Some(digest), image_column, label_column, .. } => json!({
                 "kind": "parquet",
@@ -437,7 +469,7 @@ impl DatasetSpec {
             }),
             source => to_json(source),
         };
-        json!({ "source": source, "splits": to_json(&self.splits) })
+        canonical_text(&json!({ "source": source, "splits": to_json(&self.splits) }))
     }
 }
 

@@ -8,7 +8,9 @@ use sweep_core::home::Home;
 use sweep_core::random::{Purpose, Stream};
 use sweep_core::spec::{self, AttackLoss, AttackSpec, Normalization, OptimizerSpec, RunSpec, WeightsSource};
 use sweep_kernels::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
-use sweep_models::{Architecture, Head, HubConfig, IMAGENET_MEAN, IMAGENET_STD, Model, VitActivation, VitConfig};
+use sweep_models::{
+    Architecture, Head, HubConfig, IMAGENET_MEAN, IMAGENET_STD, Model, VitActivation, VitConfig,
+};
 
 use crate::digest::digest_file;
 use crate::{Error, Result};
