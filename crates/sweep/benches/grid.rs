@@ -12,13 +12,20 @@
 )]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use sweep_core::{Resolve, Sweep};
+use sweep_store::{Store, now_ms};
 use sweep_testkit::{Workspace, fake_worker};
 
+/// The allocator of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
+    expand_and_store(10_000);
     let quick = std::env::args().any(|argument| argument == "--quick");
     let sizes: &[usize] = if quick { &[100, 1_000] } else { &[100, 1_000, 10_000] };
     println!("bare spawn and wait of `true`, 2 at a time: {:.2} ms a run", bare(300));
@@ -37,6 +44,40 @@ fn main() {
     let workspace = grid(1_440);
     timed(workspace.home(), &["run", "sweep.yaml", "--devices", "cpu:2"]);
     report(&workspace, 1_440);
+}
+
+/// Prints how long it takes to read, expand and store a grid that is new to the database: the median of five.
+fn expand_and_store(size: usize) {
+    let workspace = grid(size);
+    let text = fs::read(workspace.home().join("sweep.yaml")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut seconds: Vec<f64> = (0..5)
+        .map(|round| {
+            let begin = Instant::now();
+            let grid = Sweep::parse(&text, &[]).unwrap().expand(&NoFiles).unwrap();
+            let runs: Vec<_> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
+            runtime.block_on(async {
+                let store = Store::open(workspace.home().join(format!("{round}.db"))).await.unwrap();
+                store.register_sweep("bench", "", &runs, now_ms()).await.unwrap();
+            });
+            begin.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    println!("expand and store {size} runs: {:.3} s", seconds[2]);
+}
+
+/// The grids here name no files.
+struct NoFiles;
+
+impl Resolve for NoFiles {
+    fn weights(&self, _: &Path) -> Result<(PathBuf, String), String> {
+        Err("no files here".to_owned())
+    }
+
+    fn dataset(&self, path: &Path) -> Result<(PathBuf, String), String> {
+        self.weights(path)
+    }
 }
 
 /// Prints what the verbs cost on a grid that is done: the median of five.
