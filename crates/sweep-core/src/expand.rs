@@ -58,7 +58,7 @@ impl Sweep {
         let mut expansion = Expansion::new(self, resolve);
         for point in self.points() {
             expansion.add(&point);
-            if expansion.problems.len() > 1000 {
+            if expansion.problems.reports() > 1000 {
                 break;
             }
         }
@@ -141,7 +141,7 @@ impl Sweep {
     /// Adds an entry of `include` to a point, unless that would change a value of the matrix.
     fn overlay(&self, entry: &Node, point: &mut Node) -> bool {
         let Node::Map(keys) = entry else { return false };
-        let is_axis = |key: &String| self.axes.iter().any(|axis| axis.key == *key);
+        let is_axis = |key: &String| self.axes.iter().any(|axis| overlap(&axis.key, key));
         let (fixed, added): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|(key, _)| is_axis(key));
         let agrees = matches(&Node::Map(fixed), point, &Kind::PartialRun);
         if agrees {
@@ -162,6 +162,14 @@ fn base(layers: &[&Node]) -> Node {
         assign(&mut base, layer);
     }
     base
+}
+
+/// Returns whether two dotted keys are the same, or one lies within the other.
+pub(crate) fn overlap(left: &str, right: &str) -> bool {
+    let within = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    within(left, right) || within(right, left)
 }
 
 /// Sets each (dotted) key of `entry` in `point`.
@@ -260,7 +268,8 @@ impl<'a> Expansion<'a> {
         let sweep = self.sweep;
         let origin = |key: &str| {
             let in_matrix = sweep.axes.iter().any(|axis| axis.key == key);
-            join(if in_matrix { "matrix" } else { "run" }, key)
+            let section = if in_matrix { "matrix" } else { "run" };
+            if key.is_empty() { section.to_owned() } else { join(section, key) }
         };
         let Some(wire) = self.wire(point, &origin) else { return };
         let Some(backbone) = self.backbone(&wire.backbone, &origin("backbone")) else { return };
@@ -300,7 +309,7 @@ impl<'a> Expansion<'a> {
 
     /// Checks the keys of a point one by one and gives them their types.
     fn wire(&mut self, point: &Node, origin: &dyn Fn(&str) -> String) -> Option<RunWire> {
-        let before = self.problems.len();
+        let before = self.problems.reports();
         let mut map = serde_json::Map::new();
         for (index, field) in RUN.iter().enumerate() {
             match point.get(field.name) {
@@ -310,7 +319,7 @@ impl<'a> Expansion<'a> {
                         _ => check(node, &field.kind, &origin(field.name), &mut self.problems),
                     };
                     // A value with problems must be found wrong again wherever it stands.
-                    if self.problems.len() == before {
+                    if self.problems.reports() == before {
                         self.checked[index] = Some((node.clone(), value.clone()));
                     }
                     map.insert(field.name.to_owned(), value);
@@ -323,7 +332,7 @@ impl<'a> Expansion<'a> {
                 None => {}
             }
         }
-        if self.problems.len() > before {
+        if self.problems.reports() > before {
             return None;
         }
         let mut value = Value::Object(map);
@@ -400,13 +409,13 @@ impl<'a> Expansion<'a> {
             (*path, *digest) = (found, Some(found_digest));
         }
         if let Some(run) = pretraining {
-            let run = self.pretraining(name, definition, run, &spec)?;
-            spec.weights = WeightsSource::Run { run };
+            let (run, training) = self.pretraining(name, definition, run, &spec)?;
+            spec.weights = WeightsSource::Run { run, training };
         }
         Some(Resolved { canonical: spec.canonical().into(), spec })
     }
 
-    /// Adds the run that trains a backbone from scratch. What its definition does not write is a standard training run:
+    /// Adds the run that trains a backbone from scratch and returns its two identities. What its definition does not write is a standard training run:
     /// target epsilon 0, no schedule, only clean accuracy measured.
     fn pretraining(
         &mut self,
@@ -414,9 +423,9 @@ impl<'a> Expansion<'a> {
         definition: &Definition,
         run: &Node,
         scratch: &BackboneSpec,
-    ) -> Option<RunId> {
+    ) -> Option<(RunId, RunId)> {
         let prefix = join(&definition.path, "weights.run");
-        let origin = |key: &str| join(&prefix, key);
+        let origin = |key: &str| if key.is_empty() { prefix.clone() } else { join(&prefix, key) };
         if run.get("backbone").is_some() {
             let message = "a pretraining run trains the backbone it stands in, expected no `backbone` here";
             self.problems.add(Problem::new(origin("backbone"), message));
@@ -428,7 +437,9 @@ impl<'a> Expansion<'a> {
         point.set("backbone", Node::Text(name.to_owned()));
         let wire = self.wire(&point, &origin)?;
         let scratch = Resolved { canonical: scratch.canonical().into(), spec: scratch.clone() };
-        self.finish(wire, scratch, &origin)
+        let run = self.finish(wire, scratch, &origin)?;
+        let (_, spec) = self.runs.iter().find(|(id, _)| *id == run)?;
+        Some((run, spec.training_id()))
     }
 }
 

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 
-use crate::grammar::{Field, Kind, check, join};
+use crate::expand::overlap;
+use crate::grammar::{Field, Kind, check, join, kinds};
 use crate::node::Node;
 use crate::problem::{Collector, Problem, Problems, unknown};
 use crate::set::Assignment;
@@ -80,10 +81,12 @@ impl Sweep {
             let message = format!("the file is {}, expected a mapping with `name` and `run`", root.kind());
             return Err(Problem::new("", message).into());
         }
-        for assignment in sets {
-            assignment.apply(&mut root)?;
-        }
         let mut problems = Collector::default();
+        for assignment in sets {
+            if let Err(problem) = assignment.apply(&mut root) {
+                problems.add(problem);
+            }
+        }
         let sweep = Self::from_root(&root, &mut problems);
         problems.finish()?;
         Ok(sweep)
@@ -100,7 +103,7 @@ impl Sweep {
         backbones.extend(definitions(root, "backbones", BACKBONE, "", problems));
         let mut datasets = definitions(&builtin, "datasets", DATASET, "built-in ", problems);
         datasets.extend(definitions(root, "datasets", DATASET, "", problems));
-        Self {
+        let sweep = Self {
             name: name(root, problems),
             execution: execution(root, problems),
             run: run(root, problems),
@@ -110,6 +113,30 @@ impl Sweep {
             overrides: overrides(root, problems),
             backbones,
             datasets,
+        };
+        sweep.check_names(problems);
+        sweep
+    }
+
+    /// Refuses names that nothing defines in the places that only compare with them: there a slip of the pen would match
+    /// nothing and change nothing.
+    fn check_names(&self, problems: &mut Collector) {
+        let excluded =
+            self.exclude.iter().enumerate().map(|(index, node)| (format!("exclude[{index}]"), node));
+        let when = self
+            .overrides
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| (format!("overrides[{index}].when"), &entry.when));
+        for (path, node) in excluded.chain(when) {
+            for (key, defined) in [("backbone", &self.backbones), ("dataset", &self.datasets)] {
+                if let Some(Node::Text(name)) = node.get(key)
+                    && !defined.contains_key(name)
+                {
+                    let names: Vec<&str> = defined.keys().map(String::as_str).collect();
+                    problems.add(unknown(key, &join(&path, key), name, &names));
+                }
+            }
         }
     }
 }
@@ -200,6 +227,14 @@ fn axes(root: &Node, problems: &mut Collector) -> Vec<Axis> {
                         problems.add(Problem::new(place, format!("`{value}` stands twice in the list")));
                     }
                 }
+                if let Some(other) = axes.iter().find(|axis| overlap(&axis.key, key)) {
+                    let message = format!(
+                        "`{key}` and `{}` set the same key, so one would overwrite the other",
+                        other.key
+                    );
+                    problems.add(Problem::new(path, message).hint("write whole mappings in one list"));
+                    continue;
+                }
                 axes.push(Axis { key: key.clone(), values: values.clone() });
             }
             other => {
@@ -238,8 +273,7 @@ fn entries_of(root: &Node, section: &str, problems: &mut Collector) -> Vec<Node>
     entries.clone()
 }
 
-/// Checks a mapping from keys of a run: the keys, and the values too where they are complete ones. A pattern may name a
-/// part of a mapping only, so below its top only scalars are checked.
+/// Checks a mapping from keys of a run to values, which are complete ones or patterns to compare with.
 fn check_keys(node: &Node, path: &str, complete: bool, problems: &mut Collector) {
     let Node::Map(entries) = node else {
         problems.add(Problem::new(
@@ -253,8 +287,35 @@ fn check_keys(node: &Node, path: &str, complete: bool, problems: &mut Collector)
     }
     for (key, value) in entries {
         let Some(kind) = known_key(key, path, problems) else { continue };
-        if complete || !matches!(value, Node::Map(_)) {
-            check(value, kind, &join(path, key), problems);
+        let place = join(path, key);
+        if complete {
+            check(value, kind, &place, problems);
+        } else {
+            check_pattern(value, kind, &place, problems);
+        }
+    }
+}
+
+/// Checks a value to compare with: like a value, but of a mapping any part may be given.
+fn check_pattern(node: &Node, kind: &Kind, path: &str, problems: &mut Collector) {
+    let Node::Map(entries) = node else {
+        check(node, kind, path, problems);
+        return;
+    };
+    for (key, value) in entries {
+        let place = join(path, key);
+        match (kind, kind.below(key)) {
+            (_, Some(below)) => check_pattern(value, below, &place, problems),
+            (Kind::Tagged(variants), None) if key == "kind" => {
+                let kinds = kinds(variants);
+                if !matches!(value, Node::Text(text) if kinds.contains(&text.as_str())) {
+                    problems.add(unknown("kind", &place, &value.to_string(), &kinds));
+                }
+            }
+            (kind, None) => {
+                let names: Vec<&str> = kind.fields().map(|field| field.name).collect();
+                problems.add(unknown("key", path, key, &names));
+            }
         }
     }
 }

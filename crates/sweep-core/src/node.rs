@@ -1,6 +1,7 @@
 //! YAML as a tree, read with bounds. The only module that knows `serde_yaml`.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -61,14 +62,17 @@ impl Node {
         }
     }
 
-    /// Returns the value at a dotted path.
+    /// Returns the value at a dotted path. A key that is dotted itself, as in a matrix, is found under its whole name.
     pub(crate) fn at(&self, path: &str) -> Option<&Self> {
-        path.split('.').try_fold(self, |node, key| node.get(key))
+        self.get(path).or_else(|| {
+            let (key, rest) = path.split_once('.')?;
+            self.get(key)?.at(rest)
+        })
     }
 
     /// Puts a value at a dotted path; what lies on the way and is no mapping becomes one.
     pub(crate) fn set(&mut self, path: &str, value: Self) {
-        let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+        let (key, rest) = self.step(path);
         let slot = self.entry(key);
         match rest {
             Some(rest) => slot.set(rest, value),
@@ -78,12 +82,20 @@ impl Node {
 
     /// Removes the value at a dotted path and returns it.
     pub(crate) fn remove(&mut self, path: &str) -> Option<Self> {
+        let (key, rest) = self.step(path);
         let Self::Map(entries) = self else { return None };
-        let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
         let position = entries.iter().position(|(name, _)| name == key)?;
         match rest {
             Some(rest) => entries[position].1.remove(rest),
             None => Some(entries.remove(position).1),
+        }
+    }
+
+    /// Splits the first key off a dotted path; all of the path where that is a key as a whole.
+    fn step<'p>(&self, path: &'p str) -> (&'p str, Option<&'p str>) {
+        match path.split_once('.') {
+            Some((key, rest)) if self.get(path).is_none() => (key, Some(rest)),
+            _ => (path, None),
         }
     }
 
@@ -153,6 +165,18 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
         Ok(Node::Null)
     }
 
+    fn visit_none<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_u128<E: serde::de::Error>(self, value: u128) -> Result<Node, E> {
+        Err(E::custom(format!("integer `{value}` is too large, expected at most {}", i64::MAX)))
+    }
+
+    fn visit_i128<E: serde::de::Error>(self, value: i128) -> Result<Node, E> {
+        Err(E::custom(format!("integer `{value}` is too large, expected {} to {}", i64::MIN, i64::MAX)))
+    }
+
     fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
         Ok(Node::Bool(value))
     }
@@ -184,6 +208,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
         let mut entries: Vec<(String, Node)> = Vec::new();
+        let mut seen = HashSet::new();
         while let Some(key) = access.next_key_seed(self)? {
             let key = match key {
                 Node::Text(key) => key,
@@ -194,7 +219,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
                     )));
                 }
             };
-            if entries.iter().any(|(name, _)| *name == key) {
+            if !seen.insert(key.clone()) {
                 return Err(A::Error::custom(format!("key `{key}` stands twice in one mapping")));
             }
             entries.push((key, access.next_value_seed(self)?));

@@ -1,9 +1,10 @@
 //! What is wrong with a sweep file: everything at once, each with its place.
 
+use std::collections::HashSet;
 use std::fmt;
 
 /// One thing wrong in a sweep file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// Key path in the file, such as `matrix.target_epsilon[1]`; empty for the file as a whole.
     pub path: String,
@@ -80,18 +81,25 @@ impl fmt::Display for Problems {
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
     list: Vec<Problem>,
+    seen: HashSet<Problem>,
+    reports: usize,
 }
 
 impl Collector {
+    /// Most problems that are kept: far more than anybody reads.
+    const KEPT: usize = 1000;
+
     /// Adds a problem unless the same one is there already: a fault in `run` shows once, not once a grid point.
     pub(crate) fn add(&mut self, problem: Problem) {
-        if self.list.len() < 10_000 && !self.list.contains(&problem) {
+        self.reports += 1;
+        if self.list.len() < Self::KEPT && self.seen.insert(problem.clone()) {
             self.list.push(problem);
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.list.len()
+    /// Returns how often something was reported, the same thing again included.
+    pub(crate) const fn reports(&self) -> usize {
+        self.reports
     }
 
     /// Returns an error if anything was added.

@@ -173,8 +173,10 @@ pub enum WeightsSource {
     },
     /// The final model of another run of the same store, usually a pretraining run.
     Run {
-        /// That run.
+        /// That run. Not part of the identity; `training` is, because how that run is measured does not matter here.
         run: RunId,
+        /// The identity of what that run trains.
+        training: RunId,
     },
 }
 
@@ -307,6 +309,18 @@ pub struct EvaluationSpec {
     pub max_epsilon: Epsilon,
 }
 
+impl EvaluationSpec {
+    /// Returns the radii that are measured: every multiple of 1/255 up to `max_epsilon`, `max_epsilon` itself, and the
+    /// target, which expected robustness needs.
+    pub fn points(&self, target: Epsilon) -> Vec<Epsilon> {
+        let mut points = self.max_epsilon.grid();
+        if let Err(place) = points.binary_search(&target) {
+            points.insert(place, target);
+        }
+        points
+    }
+}
+
 /// The identity of a run: the first 128 bits of SHA-256 over its canonical form, written as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId([u8; 16]);
@@ -393,7 +407,10 @@ impl RunSpec {
     fn canonical_with(&self, definitions: &Definitions<'_>) -> String {
         let evaluation = canonical_text(&to_json(&self.evaluation));
         let training = self.training_identity(definitions);
-        enveloped(&format!(r#"{{"evaluation":{evaluation},"training":{training}}}"#))
+        let validation = canonical_text(&to_json(&self.validation));
+        enveloped(&format!(
+            r#"{{"evaluation":{evaluation},"training":{training},"validation":{validation}}}"#
+        ))
     }
 
     fn definitions(&self) -> Definitions<'static> {
@@ -406,7 +423,7 @@ impl RunSpec {
     /// Returns the run whose final model this run starts from, if any.
     pub const fn depends_on(&self) -> Option<RunId> {
         match self.backbone.definition.weights {
-            WeightsSource::Run { run } => Some(run),
+            WeightsSource::Run { run, .. } => Some(run),
             _ => None,
         }
     }
@@ -414,7 +431,7 @@ impl RunSpec {
     /// Returns the canonical form of what is trained. The keys stand in sorted order here already.
     fn training_identity(&self, definitions: &Definitions<'_>) -> String {
         let value = |value: Value| Cow::Owned(canonical_text(&value));
-        let parts: [(&str, Cow<'_, str>); 13] = [
+        let parts: [(&str, Cow<'_, str>); 12] = [
             ("attack", value(to_json(&self.attack))),
             ("augmentation", value(to_json(&self.augmentation))),
             ("backbone", Cow::Borrowed(&definitions.backbone)),
@@ -427,7 +444,6 @@ impl RunSpec {
             ("optimizer", value(to_json(&self.optimizer))),
             ("seed", value(self.seed.into())),
             ("target_epsilon", value(to_json(&self.target_epsilon))),
-            ("validation", value(to_json(&self.validation))),
         ];
         debug_assert!(parts.is_sorted_by_key(|(key, _)| *key));
         let entries: Vec<String> = parts.iter().map(|(key, text)| format!("\"{key}\":{text}")).collect();
@@ -447,6 +463,7 @@ impl BackboneSpec {
     pub(crate) fn canonical(&self) -> String {
         let weights = match &self.weights {
             WeightsSource::File { digest: Some(digest), .. } => json!({ "kind": "file", "digest": digest }),
+            WeightsSource::Run { training, .. } => json!({ "kind": "run", "training": training }),
             weights => to_json(weights),
         };
         canonical_text(&json!({

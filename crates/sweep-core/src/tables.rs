@@ -188,7 +188,12 @@ static OPTIMIZERS: &[Variant] = &[
                 Optional,
                 "Weight decay of the head. Default: that of the backbone.",
             ),
-            field("momentum", HALF_OPEN, Default("0.9"), "Momentum. Default 0.9."),
+            field(
+                "momentum",
+                HALF_OPEN,
+                Default("0.9"),
+                "Momentum. Default 0.9 (usual in fine-tuning; paper uses AdamW only).",
+            ),
         ],
         "Stochastic gradient descent with momentum.",
     ),

@@ -1,5 +1,6 @@
 //! Whether a run makes sense as a whole: checks that look at more than one key.
 
+use crate::dataset::{DatasetSource, DatasetSpec, SplitPolicy, ValidationPolicy};
 use crate::schedule::{EpsilonSchedule, LearningRateSchedule};
 use crate::spec::{Architecture, RunSpec};
 
@@ -59,7 +60,28 @@ pub(crate) fn validate(spec: &RunSpec) -> Vec<Fault> {
     if let Some(message) = shape_fault(&spec.backbone.definition.architecture, spec.input_size) {
         fault("backbone", message, None);
     }
+    if let Some(message) = split_fault(&spec.dataset.definition) {
+        fault("dataset", message, None);
+    }
     faults
+}
+
+/// Procedural images have a training and a test split; of other sources the splits are known when they are read.
+fn split_fault(dataset: &DatasetSpec) -> Option<String> {
+    let (DatasetSource::Procedural { .. }, SplitPolicy::Given { train, validation, test, .. }) =
+        (&dataset.source, &dataset.splits)
+    else {
+        return None;
+    };
+    let validation = match validation {
+        ValidationPolicy::Split { name } => Some(name),
+        _ => None,
+    };
+    let unknown = [Some(train), validation, Some(test)]
+        .into_iter()
+        .flatten()
+        .find(|name| *name != "train" && *name != "test");
+    unknown.map(|name| format!("procedural images have no split `{name}`, only `train` and `test`"))
 }
 
 /// Returns pairs of epochs of which the first must not lie after the second.

@@ -159,6 +159,77 @@ fn problems_between_keys_are_reported_once_not_once_a_point() {
 }
 
 #[test]
+fn the_readmes_sweep_file_is_a_good_one() {
+    let readme = include_str!("../../../README.md");
+    let yaml =
+        readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a YAML block");
+    let grid = expand(yaml).unwrap();
+    // Two datasets × two schedules × three seeds, less two excluded, and one more.
+    assert_eq!(grid.runs.len(), 11);
+}
+
+#[test]
+fn slips_of_the_pen_in_patterns_are_refused() {
+    for (entry, part) in [
+        ("exclude: [{dataset: shape}]", "did you mean `shapes`?"),
+        ("exclude: [{epsilon_schedule: {kin: fixed}}]", "unknown key `kin`"),
+        ("exclude: [{epsilon_schedule: {kind: rampp}}]", "did you mean `ramp`?"),
+        ("overrides: [{when: {backbone: tiny}, set: {epochs: 9}}]", "did you mean `tiny-vit`?"),
+        (
+            "datasets: {shapes: {source: {kind: procedural, family: shapes, train: 9, test: 9}, splits: {kind: given, train: trian}}}",
+            "no split `trian`",
+        ),
+    ] {
+        let found = problems(&format!("{SMALL}{entry}"));
+        assert!(found.contains(part), "{entry}: {found}");
+    }
+}
+
+#[test]
+fn lists_that_would_overwrite_each_other_are_refused() {
+    let text = format!("{SMALL}  optimizer.learning_rate: [1e-3, 1e-4]\n  optimizer: [{{kind: adamw}}]\n");
+    assert!(
+        problems(&text).contains("`optimizer` and `optimizer.learning_rate` set the same key"),
+        "{}",
+        problems(&text)
+    );
+    let swept = text.replace(
+        "  optimizer: [{kind: adamw}]\n",
+        "include: [{optimizer: {kind: adamw, learning_rate: 5e-2}, seed: 1, dataset: glyphs}]",
+    );
+    let grid = expand(&swept).unwrap();
+    let rates =
+        labels(&grid, |spec| serde_json::to_value(&spec.optimizer).unwrap()["learning_rate"].to_string());
+    assert_eq!(
+        rates.iter().filter(|rate| *rate == "0.05").count(),
+        1,
+        "include overwrote the matrix: {rates:?}"
+    );
+}
+
+#[test]
+fn thousands_of_faults_are_told_without_delay() {
+    let keys: String = (0..60_000).map(|key| format!("  k{key}: 1\n")).collect();
+    let found = problems(&format!("name: x\nrun:\n{keys}"));
+    assert!(found.starts_with("1000 problems"), "{found:.200}");
+}
+
+#[test]
+fn how_a_pretraining_is_measured_does_not_change_what_starts_from_it() {
+    let text = |steps: u32| {
+        let weights = format!(
+            "{{kind: pretrain, run: {{dataset: upstream, epochs: 9, evaluation: {{max_epsilon: {steps}/255}}}}}}"
+        );
+        let architecture = "{kind: vit, image_size: 32, patch_size: 8, embed_dim: 8, depth: 1, num_heads: 1}";
+        let mine = format!("backbones: {{mine: {{architecture: {architecture}, weights: {weights}}}}}");
+        format!("{}\n{mine}", SMALL.replace("tiny-vit", "mine"))
+    };
+    let (one, other) = (expand(&text(1)).unwrap(), expand(&text(2)).unwrap());
+    assert_ne!(one.runs[0].0, other.runs[0].0);
+    assert_eq!(one.runs[1].0, other.runs[1].0);
+}
+
+#[test]
 fn a_warm_up_as_long_as_the_training_is_refused() {
     let text = SMALL.replace("epochs: 10", "epochs: 5");
     assert!(

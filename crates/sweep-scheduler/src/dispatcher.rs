@@ -26,18 +26,19 @@ use crate::verdict::Ending;
 /// Messages that may wait for the dispatcher before supervisors have to: a few for each of many slots.
 const INBOX: usize = 256;
 
-/// Runs that fail before any succeeds, after which the others are not tried.
+/// Runs that fail for good before any run of the sweep succeeds, after which the others are not tried.
 const FAILURES_FROM_THE_START: usize = 3;
 
 /// Runs what is left of `runs`, which must be registered in `store`, and returns when nothing is left to do: every run
 /// has ended, is blocked, or the session was halted and its workers are gone.
 ///
-/// First it cleans up: attempts that the store calls running although nobody is alive in them are settled by what
-/// their workers said. Attempts of others that are alive are awaited. Runs start in the order of `runs`.
+/// First it cleans up: attempts that the store calls running although nobody is alive in them, now and a poll later,
+/// are settled by what their workers said. Attempts of others that are alive are awaited. Runs start in the order of
+/// `runs`.
 ///
 /// Raising `stop` to [`Stop::Graceful`] makes workers save and leave, which interrupts their runs until the next call;
-/// [`Stop::Now`] kills them. Dropping the future lets go of the workers, which then leave by themselves. `observe` is called from this future and must not block. Needs a Tokio runtime with time
-/// and I/O; a current-thread one is enough.
+/// [`Stop::Now`] kills them. Dropping the future lets go of the workers, which then leave by themselves. `observe` is
+/// called from this future and must not block. Needs a Tokio runtime with time and I/O; a current-thread one is enough.
 ///
 /// # Errors
 /// Fails where the database does, for a run that is not registered, and without slots. What goes wrong in a run is
@@ -53,15 +54,31 @@ pub async fn dispatch(
         return Err(Error::NoSlots);
     }
     let settler = Settler { store, home: &settings.home, retry: settings.retry };
-    for attempt in store.reader().running_attempts().await? {
-        settler.settle_if_dead(attempt.run, attempt.attempt).await?;
-    }
+    clean_up(settler, settings.poll).await?;
     let states = states(store, runs).await?;
     let unmet = unmet_dependencies(store, &states).await?;
     let mut dispatcher = Dispatcher::new(settler, runs, settings, stop, observe);
     dispatcher.enter(&states, &unmet);
     dispatcher.work().await?;
     Ok(dispatcher.summary())
+}
+
+/// Settles attempts of any sweep that are found dead twice: their own scheduler, if it lives, has had the time between
+/// to settle them, and knows more about the end than we do.
+async fn clean_up(settler: Settler<'_>, poll: Duration) -> Result<(), Error> {
+    let mut dead = Vec::new();
+    for attempt in settler.store.reader().running_attempts().await? {
+        if settler.is_dead(attempt.run, attempt.attempt)? {
+            dead.push(attempt);
+        }
+    }
+    if !dead.is_empty() {
+        time::sleep(poll).await;
+    }
+    for attempt in dead {
+        settler.settle_if_dead(attempt.run, attempt.attempt).await?;
+    }
+    Ok(())
 }
 
 async fn states(store: &Store, runs: &[(RunId, &RunSpec)]) -> Result<Vec<RunState>, Error> {
@@ -113,8 +130,6 @@ struct Dispatcher<'a> {
     beginning: Instant,
     look_around: Interval,
     tally: Summary,
-    /// Runs that failed while none had succeeded; `None` once one has.
-    failed_from_the_start: Option<HashSet<RunId>>,
 }
 
 /// An attempt of this scheduler.
@@ -161,7 +176,6 @@ impl<'a> Dispatcher<'a> {
             beginning: Instant::now(),
             look_around,
             tally: Summary::default(),
-            failed_from_the_start: settings.stop_if_all_fail.then(HashSet::new),
         }
     }
 
@@ -302,7 +316,6 @@ impl<'a> Dispatcher<'a> {
 
     fn succeeded(&mut self, run: RunId) {
         self.tally.succeeded += 1;
-        self.failed_from_the_start = None;
         self.queue.succeeded(run);
     }
 
@@ -314,8 +327,8 @@ impl<'a> Dispatcher<'a> {
             self.tally.failed += 1;
             let blocked = self.queue.failed(run);
             self.report_blocked(blocked);
+            self.halt_if_hopeless();
         }
-        self.halt_if_hopeless(run);
     }
 
     fn cancelled(&mut self, run: RunId) {
@@ -324,15 +337,13 @@ impl<'a> Dispatcher<'a> {
         self.report_blocked(blocked);
     }
 
-    fn halt_if_hopeless(&mut self, run: RunId) {
+    fn halt_if_hopeless(&mut self) {
         if self.settings.max_failures.is_some_and(|most| self.tally.failed >= most) {
             self.halt(Halt::TooManyFailures);
         }
-        if let Some(failed) = &mut self.failed_from_the_start {
-            failed.insert(run);
-            if failed.len() >= FAILURES_FROM_THE_START {
-                self.halt(Halt::FailsFromTheStart);
-            }
+        let none_succeeded = self.tally.already_succeeded + self.tally.succeeded == 0;
+        if self.settings.stop_if_all_fail && none_succeeded && self.tally.failed >= FAILURES_FROM_THE_START {
+            self.halt(Halt::FailsFromTheStart);
         }
     }
 
@@ -354,6 +365,9 @@ impl<'a> Dispatcher<'a> {
     async fn refresh(&mut self, run: RunId) -> Result<(), Error> {
         let state = self.settler.state(run).await?;
         let now = self.beginning.elapsed();
+        if state.state.is_final() {
+            (self.observe)(Update::FinishedElsewhere { run, state: state.state });
+        }
         match state.state {
             State::Running => self.await_elsewhere(run, state.attempts),
             State::Succeeded => self.succeeded(run),

@@ -18,13 +18,13 @@ pub struct Settings {
     pub slots: Vec<Slot>,
     /// How transient failures are retried.
     pub retry: RetryPolicy,
-    /// How long a worker may take to save and leave when it is asked to.
+    /// How long a worker may take to save and leave when it is asked to; any length, [`Duration::MAX`] is for ever.
     pub grace: Duration,
     /// How often events are read and the attempts of others are looked at.
     pub poll: Duration,
     /// Start nothing more once that many runs have failed for good.
     pub max_failures: Option<usize>,
-    /// Start nothing more if the first three runs that end all fail.
+    /// Start nothing more once three runs have failed for good while no run of the sweep has succeeded, now or before.
     pub stop_if_all_fail: bool,
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct Supervisor {
 #[derive(Debug, Default)]
 struct Dismissal {
     level: Stop,
-    /// When patience ends.
+    /// When patience ends; `None` also where the grace reaches beyond what the clock can tell.
     deadline: Option<Instant>,
 }
 
@@ -109,7 +109,7 @@ impl Supervisor {
         match level {
             Stop::None => {}
             Stop::Graceful => {
-                dismissal.deadline = Some(Instant::now() + self.grace);
+                dismissal.deadline = Instant::now().checked_add(self.grace);
                 self.worker.ask_to_leave();
             }
             Stop::Now => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sweep_core::event::Event;
 use sweep_core::spec::RunId;
-use sweep_store::Outcome;
+use sweep_store::{Outcome, State};
 
 use crate::devices::Device;
 
@@ -52,6 +52,14 @@ pub enum Update {
         /// Last lines of the log of a failed attempt.
         log_tail: Option<String>,
     },
+    /// A run of this sweep is over, but another scheduler settled it, or its worker's scheduler is gone. There is no
+    /// [`Update::Settled`] for it.
+    FinishedElsewhere {
+        /// The run.
+        run: RunId,
+        /// Succeeded, failed for good or cancelled.
+        state: State,
+    },
     /// A run will not start because the run that it depends on did not succeed.
     Blocked {
         /// The run.
@@ -73,7 +81,7 @@ pub enum Halt {
     Requested,
     /// As many runs have failed as the settings allow.
     TooManyFailures,
-    /// The first runs all failed, so the others would as well.
+    /// The first runs all failed for good, so the others would as well.
     FailsFromTheStart,
 }
 

@@ -18,7 +18,7 @@ async fn select(home: &Home, sql: &str) -> Table {
 
 fn starting_from(run: RunId) -> RunSpec {
     let mut after = spec(100);
-    after.backbone.definition.weights = WeightsSource::Run { run };
+    after.backbone.definition.weights = WeightsSource::Run { run, training: run };
     after
 }
 

@@ -134,7 +134,8 @@ async fn a_run_is_blocked_by_the_failure_of_what_it_starts_from() {
     let home = Home::new().await;
     let first = spec(1);
     let mut second: RunSpec = spec(2);
-    second.backbone.definition.weights = WeightsSource::Run { run: first.id() };
+    second.backbone.definition.weights =
+        WeightsSource::Run { run: first.id(), training: first.training_id() };
     let (sweep, runs) = home.register(&[first, second]).await;
     let blocked = async |run: RunId| home.store.reader().result_of(run).await.unwrap().unwrap().blocked;
     assert!(!blocked(runs[1]).await);

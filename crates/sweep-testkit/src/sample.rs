@@ -10,7 +10,7 @@ use sweep_core::spec::{
     OptimizerSpec, RunId, RunSpec, ValidationSpec, VitArchitecture, WeightsSource,
 };
 
-/// Returns a small, complete run that differs from others by its seed only.
+/// Returns a small, complete run that a real worker can execute and that differs from others by its seed only.
 pub fn sample_run(seed: u64) -> RunSpec {
     let attack = AttackSpec::Apgd { steps: 2, norm: Norm::Linf, loss: AttackLoss::CrossEntropy };
     RunSpec {
@@ -38,9 +38,12 @@ pub fn sample_run(seed: u64) -> RunSpec {
     }
 }
 
-/// Returns a run that starts from the final model of `dependency`.
+/// Returns a run that starts from the final model of `dependency`, which stands for what that run trains as well.
 pub fn sample_run_after(seed: u64, dependency: RunId) -> RunSpec {
-    RunSpec { backbone: backbone(WeightsSource::Run { run: dependency }), ..sample_run(seed) }
+    RunSpec {
+        backbone: backbone(WeightsSource::Run { run: dependency, training: dependency }),
+        ..sample_run(seed)
+    }
 }
 
 /// Returns the id of the run that [`sample_run`] gives for `seed`.
@@ -64,7 +67,8 @@ fn backbone(weights: WeightsSource) -> Named<BackboneSpec> {
 }
 
 fn dataset() -> Named<DatasetSpec> {
-    let source = DatasetSource::Procedural { family: ProceduralFamily::Shapes, seed: 0, train: 16, test: 8 };
+    // Of the ten classes of this family, validation takes an image of each and training needs some of each.
+    let source = DatasetSource::Procedural { family: ProceduralFamily::Shapes, seed: 0, train: 60, test: 20 };
     let splits = SplitPolicy::Given {
         train: "train".to_owned(),
         validation: ValidationPolicy::PerClass { count: 1, seed: 0 },

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
@@ -16,7 +16,7 @@ use sweep_kernels::Optimizer;
 use sweep_models::Model;
 
 use crate::digest::digest_bytes;
-use crate::files::write_atomically;
+use crate::files::{names, remove, remove_leftovers, write_atomically};
 use crate::history::History;
 use crate::{Error, Result};
 
@@ -67,20 +67,20 @@ impl Position {
 
     fn from_metadata(metadata: &HashMap<String, String>, run: RunId) -> Result<Self, String> {
         let text = |key: &str| metadata.get(key).ok_or_else(|| format!("its metadata has no `{key}`"));
-        let number = |key: &str| {
-            text(key)?.parse::<u64>().map_err(|_| format!("`{key}` in its metadata is no number"))
-        };
+        let fault = |key: &str| format!("`{key}` in its metadata is no number of that kind");
+        let number = |key: &str| text(key)?.parse::<u32>().map_err(|_| fault(key));
+        let bits = |key: &str| text(key)?.parse().map(f64::from_bits).map_err(|_| fault(key));
         if text("format")? != FORMAT || *text("run")? != run.to_string() {
             return Err("it belongs to another run or format".to_owned());
         }
         Ok(Self {
-            epoch: number("epoch")? as u32,
-            step: number("step")? as u32,
+            epoch: number("epoch")?,
+            step: number("step")?,
             sums: EpochSums {
-                loss: f64::from_bits(number("loss_bits")?),
-                correct: number("correct")? as u32,
-                seen: number("seen")? as u32,
-                seconds: f64::from_bits(number("seconds_bits")?),
+                loss: bits("loss_bits")?,
+                correct: number("correct")?,
+                seen: number("seen")?,
+                seconds: bits("seconds_bits")?,
             },
         })
     }
@@ -95,6 +95,46 @@ pub(crate) struct Saved {
     pub(crate) bytes: u64,
 }
 
+/// A checkpoint read from disk: undamaged, of this run, not yet put into a model.
+#[derive(Debug)]
+pub(crate) struct Found {
+    file: String,
+    position: Position,
+    parameters: HashMap<String, Tensor>,
+    moments: HashMap<String, Tensor>,
+}
+
+impl Found {
+    pub(crate) const fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Checks every name, shape and dtype against `model` and puts the moments into `optimizer`, or says what does not fit;
+    /// then both are unchanged.
+    fn check(&self, model: &Model, optimizer: &mut dyn Optimizer) -> Result<(), String> {
+        for (_, name, own) in model.parameters().iter() {
+            let stored = self.parameters.get(name).ok_or_else(|| format!("it has no parameter `{name}`"))?;
+            if stored.dims() != own.dims() || stored.dtype() != own.dtype() {
+                return Err(format!("its parameter `{name}` has another shape or dtype than the model's"));
+            }
+        }
+        if self.parameters.len() != model.parameters().len() {
+            return Err("it has parameters that the model has not".to_owned());
+        }
+        optimizer.restore(model.parameters(), &self.moments).map_err(|error| error.to_string())
+    }
+
+    /// Puts the parameters into a model that [`Self::check`] has found to fit.
+    fn apply(self, model: &mut Model) -> Result<Position> {
+        for (name, tensor) in self.parameters {
+            if let Some(id) = model.parameters().id(&name) {
+                model.parameters_mut().set(id, tensor)?;
+            }
+        }
+        Ok(self.position)
+    }
+}
+
 /// The checkpoints of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoints {
@@ -103,8 +143,10 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
+    /// Opens the folder and clears away what killed workers left in it.
     pub(crate) fn open(folder: PathBuf, run: RunId) -> Result<Self> {
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        remove_leftovers(&folder, "")?;
         Ok(Self { folder, run })
     }
 
@@ -123,58 +165,64 @@ impl Checkpoints {
         Ok(Saved { file, digest: digest_bytes(&bytes), bytes: bytes.len() as u64 })
     }
 
-    /// Loads the newest checkpoint whose digest is the logged one into `model` and `optimizer`, and returns its position;
-    /// the start of training where there is none. A damaged one is passed over with a warning.
-    pub(crate) fn restore(
-        &self,
-        history: &History,
-        model: &mut Model,
-        optimizer: &mut dyn Optimizer,
-    ) -> Result<Position> {
-        for file in self.files()?.into_iter().rev() {
-            let path = self.folder.join(&file);
-            let Some(expected) = history.checkpoints.get(&file) else {
-                tracing::warn!(file, "no attempt reported this checkpoint complete; it is not used");
-                continue;
-            };
-            let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            if digest_bytes(&bytes) != *expected {
-                tracing::warn!(file, "this checkpoint is damaged; the one before it is used");
-                continue;
+    /// Returns the newest usable checkpoint. One that cannot be used, whatever the reason, is deleted with a
+    /// warning: [`Self::prune`] keeps the newest files by name, and a damaged one must not push out a good one.
+    pub(crate) fn find(&self, history: &History) -> Result<Option<Found>> {
+        let mut newest = None;
+        for file in self.files()? {
+            match self.read(&file, history) {
+                Ok(found) => newest = Some(found),
+                Err(reason) => self.discard(&file, &reason)?,
             }
-            return self.load(&path, &bytes, model, optimizer);
         }
-        Ok(Position::default())
+        Ok(newest)
     }
 
-    fn load(
-        &self,
-        path: &Path,
-        bytes: &[u8],
-        model: &mut Model,
-        optimizer: &mut dyn Optimizer,
-    ) -> Result<Position> {
-        let fault = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| fault(error.to_string()))?;
+    fn discard(&self, file: &str, reason: &str) -> Result<()> {
+        tracing::warn!(file, "a checkpoint is passed over and deleted: {reason}");
+        remove(&self.folder.join(file))
+    }
+
+    /// Reads a checkpoint and checks all of it that can be checked without a model, or says why it cannot be used.
+    fn read(&self, file: &str, history: &History) -> Result<Found, String> {
+        let expected = history.checkpoints.get(file).ok_or("no attempt reported it complete")?;
+        let bytes = fs::read(self.folder.join(file)).map_err(|error| error.to_string())?;
+        if digest_bytes(&bytes) != *expected {
+            return Err("it is damaged, its digest is not the reported one".to_owned());
+        }
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| error.to_string())?;
         let metadata = header.metadata().clone().unwrap_or_default();
-        let position = Position::from_metadata(&metadata, self.run).map_err(fault)?;
-        let mut parameters = HashMap::new();
-        let mut moments = HashMap::new();
-        for (name, tensor) in candle_core::safetensors::load_buffer(bytes, &Device::Cpu)? {
+        let position = Position::from_metadata(&metadata, self.run)?;
+        let tensors =
+            candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| error.to_string())?;
+        let (mut parameters, mut moments) = (HashMap::new(), HashMap::new());
+        for (name, tensor) in tensors {
             if let Some(name) = name.strip_prefix("model.") {
                 parameters.insert(name.to_owned(), tensor);
             } else if let Some(name) = name.strip_prefix("optimizer.") {
                 moments.insert(name.to_owned(), tensor);
             }
         }
-        let ids: Vec<_> = model.parameters().iter().map(|(id, name, _)| (id, name.to_owned())).collect();
-        for (id, name) in ids {
-            let tensor =
-                parameters.remove(&name).ok_or_else(|| fault(format!("it has no parameter `{name}`")))?;
-            model.parameters_mut().set(id, tensor)?;
+        Ok(Found { file: file.to_owned(), position, parameters, moments })
+    }
+
+    /// Puts `found` into `model` and `optimizer` and returns its position; the start of training where there is none. One
+    /// that does not fit them changes nothing, and the one before it is taken.
+    pub(crate) fn restore(
+        &self,
+        mut found: Option<Found>,
+        history: &History,
+        model: &mut Model,
+        optimizer: &mut dyn Optimizer,
+    ) -> Result<Position> {
+        while let Some(candidate) = found {
+            match candidate.check(model, optimizer) {
+                Ok(()) => return candidate.apply(model),
+                Err(reason) => self.discard(&candidate.file, &reason)?,
+            }
+            found = self.find(history)?;
         }
-        optimizer.restore(model.parameters(), &moments)?;
-        Ok(position)
+        Ok(Position::default())
     }
 
     /// Deletes all but the newest few.
@@ -190,19 +238,111 @@ impl Checkpoints {
     fn keep(&self, count: usize) -> Result<()> {
         let files = self.files()?;
         for file in &files[..files.len().saturating_sub(count)] {
-            let path = self.folder.join(file);
-            fs::remove_file(&path).map_err(Error::io("delete", &path))?;
+            remove(&self.folder.join(file))?;
         }
         Ok(())
     }
 
     /// Returns the names of the checkpoints, oldest first: their numbers have leading zeros.
     fn files(&self) -> Result<Vec<String>> {
-        let entries = fs::read_dir(&self.folder).map_err(Error::io("list", &self.folder))?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut files: Vec<String> =
-            names.filter(|name| name.starts_with("epoch-") && name.ends_with(".safetensors")).collect();
+        let mut files = names(&self.folder)?;
+        files.retain(|name| name.starts_with("epoch-") && name.ends_with(".safetensors"));
         files.sort();
         Ok(files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sweep_core::home::Home;
+    use sweep_testkit::{Workspace, id_of, sample_run};
+
+    use super::*;
+    use crate::network;
+
+    const OLDER: &str = "epoch-00001-step-0000000.safetensors";
+    const NEWER: &str = "epoch-00002-step-0000000.safetensors";
+
+    /// Returns a file without tensors that says it is the checkpoint after `epoch` epochs.
+    fn empty(epoch: u32) -> Vec<u8> {
+        let position = Position { epoch, ..Position::default() };
+        let tensors: [(String, Tensor); 0] = [];
+        safetensors::serialize(tensors, Some(position.to_metadata(id_of(0)))).unwrap()
+    }
+
+    fn with_older(workspace: &Workspace) -> (Checkpoints, History) {
+        let checkpoints = Checkpoints::open(workspace.home().join("checkpoints"), id_of(0)).unwrap();
+        let mut history = History::default();
+        add(&checkpoints, &mut history, OLDER, &empty(1));
+        (checkpoints, history)
+    }
+
+    fn add(checkpoints: &Checkpoints, history: &mut History, file: &str, bytes: &[u8]) {
+        fs::write(checkpoints.folder.join(file), bytes).unwrap();
+        history.checkpoints.insert(file.to_owned(), digest_bytes(bytes));
+    }
+
+    /// Spoils the newest checkpoint.
+    type Spoil = fn(&Checkpoints, &mut History);
+
+    #[test]
+    fn only_usable_checkpoints_remain_when_the_newest_is_passed_over() {
+        let spoils: [(&str, Spoil); 5] = [
+            ("damaged", |checkpoints, _| fs::write(checkpoints.folder.join(NEWER), empty(3)).unwrap()),
+            ("unreported", |_, history| drop(history.checkpoints.remove(NEWER))),
+            ("no safetensors", |checkpoints, history| add(checkpoints, history, NEWER, b"junk")),
+            ("unreadable", |checkpoints, _| {
+                fs::remove_file(checkpoints.folder.join(NEWER)).unwrap();
+                fs::create_dir(checkpoints.folder.join(NEWER)).unwrap();
+            }),
+            ("of another run", |checkpoints, history| {
+                let tensors: [(String, Tensor); 0] = [];
+                let metadata = Some(Position::default().to_metadata(id_of(1)));
+                add(checkpoints, history, NEWER, &safetensors::serialize(tensors, metadata).unwrap());
+            }),
+        ];
+        for (name, spoil) in spoils {
+            let workspace = Workspace::new();
+            let (checkpoints, mut history) = with_older(&workspace);
+            add(&checkpoints, &mut history, NEWER, &empty(2));
+            assert_eq!(checkpoints.find(&history).unwrap().unwrap().position.epoch, 2);
+            spoil(&checkpoints, &mut history);
+            let found = checkpoints.find(&history).unwrap().unwrap();
+            assert_eq!(found.position.epoch, 1, "{name}");
+            assert_eq!(checkpoints.files().unwrap(), [OLDER], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_does_not_fit_changes_nothing_and_the_one_before_it_is_taken() {
+        let workspace = Workspace::new();
+        let (checkpoints, mut history) = with_older(&workspace);
+        let (spec, home) = (sample_run(0), Home::new(workspace.home()));
+        let model = |classes| network::load(&spec, classes, &home).unwrap().model;
+        let mut model_of_four = model(4);
+        let mut optimizer = network::optimizer(&spec.optimizer, &model_of_four).unwrap();
+        let position = Position { epoch: 2, ..Position::default() };
+        let saved = checkpoints.save(position, &model(3), optimizer.as_ref()).unwrap();
+        history.checkpoints.insert(saved.file, saved.digest);
+        let before = model_of_four.parameters().snapshot().unwrap();
+
+        let found = checkpoints.find(&history).unwrap();
+        let at = checkpoints.restore(found, &history, &mut model_of_four, optimizer.as_mut()).unwrap();
+
+        assert_eq!(at, Position::default(), "the older one has no tensors at all");
+        assert!(checkpoints.files().unwrap().is_empty());
+        for ((name, old), (_, _, new)) in before.iter().zip(model_of_four.parameters().iter()) {
+            let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(values(old), values(new), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_killed_worker_left_is_cleared_away() {
+        let workspace = Workspace::new();
+        let (checkpoints, _) = with_older(&workspace);
+        fs::write(checkpoints.folder.join("epoch-00001-step-0000003.tmp-17"), "half").unwrap();
+        let checkpoints = Checkpoints::open(checkpoints.folder, checkpoints.run).unwrap();
+        assert_eq!(names(&checkpoints.folder).unwrap(), [OLDER]);
     }
 }

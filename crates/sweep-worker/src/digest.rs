@@ -13,11 +13,16 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Io`].
 pub fn digest_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    read_digest(path).map_err(Error::io("read", path))
+}
+
+/// Like [`digest_file`], where the caller says which file could not be read.
+pub(crate) fn read_digest(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let count = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        let count = file.read(&mut buffer)?;
         if count == 0 {
             return Ok(hexadecimal(&hasher.finalize()));
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sweep_core::event::FailureClass;
+use sweep_core::event::{FailureClass, Phase};
 use sweep_core::spec::RunId;
 
 /// Result with this crate's [`Error`].
@@ -70,14 +70,38 @@ pub enum Error {
     WeightsChanged {
         /// The file.
         path: PathBuf,
-        /// The digest in the run's description.
+        /// The digest in the run's description, or the one that the run which trained them reported.
         expected: String,
         /// The digest of the file.
         found: String,
     },
-    /// The model could not be built, loaded or saved.
+    /// The weights file could not be read.
+    #[error("cannot read the weights `{}`", path.display())]
+    WeightsFile {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// The run whose final model is asked for has none.
+    #[error("run {run} has no final model in `{}`: it has to succeed first", path.display())]
+    NoModel {
+        /// The run.
+        run: RunId,
+        /// Where its model would be.
+        path: PathBuf,
+    },
+    /// The model could not be built, loaded or run.
     #[error("the model failed")]
     Model(#[from] sweep_models::Error),
+    /// The final model could not be written.
+    #[error("cannot save the model in `{}`", path.display())]
+    SaveModel {
+        /// The folder.
+        path: PathBuf,
+        /// What failed.
+        source: sweep_models::Error,
+    },
     /// A layer or an optimizer failed.
     #[error("a layer failed")]
     Kernel(#[from] sweep_kernels::Error),
@@ -90,17 +114,31 @@ pub enum Error {
     /// An attack failed.
     #[error("the attack failed")]
     Attack(#[from] sweep_attacks::Error),
-    /// The training loss is not finite.
-    #[error("the training loss is {loss} in epoch {epoch}, step {step}")]
+    /// The dataset has too few classes for an attack of the run.
+    #[error(
+        "the {purpose} attack maximises the DLR loss, which needs at least {needed} classes; the dataset has {classes}"
+    )]
+    TooFewClasses {
+        /// What the attack is for.
+        purpose: &'static str,
+        /// Smallest number of classes.
+        needed: u32,
+        /// Classes of the dataset.
+        classes: u32,
+    },
+    /// A loss is not finite.
+    #[error("the mean {} loss is {loss} in epoch {epoch}, step {step}", adjective(*phase))]
     Diverged {
-        /// The epoch, from 0.
+        /// What was being done.
+        phase: Phase,
+        /// The epoch, from 0; the epochs trained where the test split is measured.
         epoch: u32,
         /// The optimizer step within it, from 0.
         step: u32,
-        /// The loss.
+        /// The mean loss over the images of the batch.
         loss: f64,
     },
-    /// A checkpoint cannot be written or does not fit the run.
+    /// A checkpoint cannot be written.
     #[error("checkpoint `{}`: {reason}", path.display())]
     Checkpoint {
         /// The file.
@@ -125,15 +163,20 @@ impl Error {
             | Self::Attack(Attack::NonFiniteLoss { .. } | Attack::NonFiniteGradient { .. }) => {
                 FailureClass::Diverged
             }
+            Self::Data(sweep_data::Error::Io { action, .. }) if is_writing(action) => FailureClass::Storage,
             Self::Data(_) => FailureClass::Data,
-            Self::HubWeights { .. } => FailureClass::Hub,
-            Self::WeightsChanged { .. } | Self::Model(_) => FailureClass::Weights,
-            Self::Io { .. } | Self::Checkpoint { .. } => FailureClass::Storage,
+            Self::WeightsChanged { .. }
+            | Self::WeightsFile { .. }
+            | Self::NoModel { .. }
+            | Self::Model(_) => FailureClass::Weights,
+            Self::Io { .. } | Self::Checkpoint { .. } | Self::SaveModel { .. } => FailureClass::Storage,
             Self::Stopped { .. }
             | Self::Spec { .. }
             | Self::OtherRun { .. }
             | Self::Device { .. }
             | Self::Family { .. }
+            | Self::HubWeights { .. }
+            | Self::TooFewClasses { .. }
             | Self::Kernel(_)
             | Self::Tensor(_)
             | Self::Attack(_) => FailureClass::Configuration,
@@ -161,5 +204,56 @@ impl Error {
             cause = error.source();
         }
         text
+    }
+}
+
+const fn adjective(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Loading => "initial",
+        Phase::Training => "training",
+        Phase::Validation => "validation",
+        Phase::Evaluation => "test",
+    }
+}
+
+/// Returns whether `sweep-data` does this to files of its own cache only.
+fn is_writing(action: &str) -> bool {
+    matches!(action, "create" | "lock" | "write" | "synchronize" | "rename")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_is_to_blame_where_something_is_written_and_the_input_where_it_is_read() {
+        let io = |action| {
+            let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            Error::Data(sweep_data::Error::Io { action, path: "x".into(), source }).class()
+        };
+        assert_eq!([io("write"), io("open")], [FailureClass::Storage, FailureClass::Data]);
+        let file = || sweep_models::Error::File {
+            path: "x".into(),
+            source: std::io::Error::from(std::io::ErrorKind::StorageFull),
+        };
+        let save = Error::SaveModel { path: "x".into(), source: file() };
+        assert_eq!(
+            [save.class(), Error::from(file()).class()],
+            [FailureClass::Storage, FailureClass::Weights]
+        );
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_is_named_after_its_split() {
+        let error = Error::Diverged { phase: Phase::Validation, epoch: 2, step: 5, loss: f64::NAN };
+        assert_eq!(error.to_string(), "the mean validation loss is NaN in epoch 2, step 5");
+        assert_eq!((error.class(), error.exit_code()), (FailureClass::Diverged, 79));
+    }
+
+    #[test]
+    fn weights_on_the_hub_are_never_tried_again() {
+        let error = Error::HubWeights { repository: "timm/vit".to_owned() };
+        assert!(!error.class().is_transient());
+        assert_eq!(error.exit_code(), 78);
     }
 }

@@ -10,10 +10,10 @@ use sweep_core::spec::{AttackSpec, OptimizerSpec};
 use sweep_data::Batch;
 use sweep_kernels::{Classifier as _, cross_entropy};
 
+use crate::Result;
 use crate::checkpoint::{EpochSums, Position};
 use crate::network;
 use crate::session::Session;
-use crate::{Error, Result};
 
 /// A count over a complete split, and the losses behind it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,12 +78,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Measures the test split at every radius of the evaluation grid that no earlier attempt has measured.
-    pub(crate) fn evaluate(&mut self) -> Result<()> {
+    /// Measures the test split at every radius that no earlier attempt has measured with the model of digest `model`.
+    pub(crate) fn evaluate(&mut self, model: &str) -> Result<()> {
         let spec = self.spec.evaluation.attack.clone();
-        for epsilon in self.spec.evaluation.max_epsilon.grid() {
+        for epsilon in self.spec.evaluation.points(self.spec.target_epsilon) {
             let label = if epsilon.is_zero() { "none".to_owned() } else { spec.label() };
-            if self.is_evaluated(&label, epsilon) {
+            if self.is_evaluated(model, &label, epsilon) {
                 continue;
             }
             let begin = Instant::now();
@@ -128,7 +128,7 @@ impl Session<'_> {
         let size = pass.split.image_size() as usize;
         let images = Tensor::from_vec(pixels, (labels.len(), 3, size, size), &Device::Cpu)?;
         match pass.attack {
-            None => self.measure_clean(&images, &labels),
+            None => self.measure_clean(&images, &labels, pass.phase),
             Some((spec, epsilon)) => {
                 let attack: Attack = network::attack(spec);
                 let found = attack.evaluate(
@@ -145,13 +145,12 @@ impl Session<'_> {
         }
     }
 
-    fn measure_clean(&self, images: &Tensor, labels: &[u32]) -> Result<(u32, f64)> {
+    fn measure_clean(&self, images: &Tensor, labels: &[u32], phase: Phase) -> Result<(u32, f64)> {
         let logits = self.model.logits(images)?;
         let losses = cross_entropy(&logits, labels)?.losses.to_vec1::<f32>()?;
         let loss: f64 = losses.into_iter().map(f64::from).sum();
         if !loss.is_finite() {
-            let Position { epoch, step, .. } = self.position;
-            return Err(Error::Diverged { epoch, step, loss });
+            return Err(self.diverged(phase, loss / labels.len() as f64));
         }
         Ok((count_correct(&logits, labels)?, loss))
     }

@@ -17,6 +17,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 pub struct EventLog {
     file: File,
     path: PathBuf,
+    /// Bytes up to the end of the last whole line.
+    length: u64,
     next: u64,
     last_progress: Option<Instant>,
 }
@@ -29,10 +31,11 @@ impl EventLog {
     pub fn create(path: &Path) -> Result<Self> {
         let file =
             OpenOptions::new().append(true).create_new(true).open(path).map_err(Error::io("create", path))?;
-        Ok(Self { file, path: path.to_owned(), next: 0, last_progress: None })
+        Ok(Self { file, path: path.to_owned(), length: 0, next: 0, last_progress: None })
     }
 
-    /// Appends an event in one write, so that a reader sees a whole line or an unfinished last one.
+    /// Appends an event in one write, so that a reader sees a whole line or an unfinished last one. A line that could not
+    /// be finished (full disk) is taken back, so that the next event is a line of its own.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -40,7 +43,13 @@ impl EventLog {
         let record = Record { sequence: self.next, time_ms: now_ms(), event };
         let mut line = serde_json::to_vec(&record).expect("events are plain data");
         line.push(b'\n');
-        self.file.write_all(&line).map_err(Error::io("append to", &self.path))?;
+        if let Err(error) = self.file.write_all(&line) {
+            if let Err(error) = self.file.set_len(self.length) {
+                tracing::error!("an unfinished line stays in `{}`: {error}", self.path.display());
+            }
+            return Err(Error::io("append to", &self.path)(error));
+        }
+        self.length += line.len() as u64;
         self.next += 1;
         Ok(())
     }

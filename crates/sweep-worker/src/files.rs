@@ -16,6 +16,36 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new(".")))
 }
 
+/// Deletes a file or a whole folder; nothing there is fine.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("delete", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes the temporary files and folders whose name begins with `prefix`: what killed workers left behind. Only for
+/// folders that nobody else writes to.
+pub(crate) fn remove_leftovers(folder: &Path, prefix: &str) -> Result<()> {
+    for name in names(folder)? {
+        if name.starts_with(prefix) && name.contains(".tmp-") {
+            remove(&folder.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the names in a folder, in no order.
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(folder).map_err(Error::io("list", folder))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+}
+
 /// Waits until the names in a folder are on disk.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder).and_then(|handle| handle.sync_all()).map_err(Error::io("sync", folder))

@@ -1,6 +1,6 @@
 //! What earlier attempts at the run left behind, read from their event files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 
 use sweep_core::epsilon::Epsilon;
@@ -8,15 +8,21 @@ use sweep_core::event::{Event, Record};
 use sweep_core::home::Home;
 use sweep_core::spec::RunId;
 
+use crate::files::names;
 use crate::{Error, Result};
+
+/// The folder of checkpoints within that of the run, as events name it.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
 /// Facts from earlier attempts that this one builds on.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     /// Digest of each checkpoint that was completely written, by file name.
     pub(crate) checkpoints: HashMap<String, String>,
-    /// Test points that are measured already, by completed epochs of the weights, attack and radius.
-    pub(crate) evaluated: Vec<(u32, String, Epsilon)>,
+    /// Digest of the final model that was saved last.
+    pub(crate) model: Option<String>,
+    /// Test points that are measured already, by digest of the model, attack and radius.
+    pub(crate) evaluated: HashSet<(String, String, Epsilon)>,
 }
 
 impl History {
@@ -34,6 +40,13 @@ impl History {
         Ok(history)
     }
 
+    /// Reads the events of all attempts at `run`, whose folder exists.
+    pub(crate) fn read_all(home: &Home, run: RunId) -> Result<Self> {
+        let number = |name: &String| name.strip_prefix("attempt-")?.parse::<u32>().ok();
+        let last = names(&home.run(run))?.iter().filter_map(number).max();
+        Self::read(home, run, last.map_or(0, |last| last.saturating_add(1)))
+    }
+
     fn add(&mut self, text: &[u8]) {
         // A line torn by a crash is no JSON; the work it speaks of is done again.
         let records =
@@ -41,10 +54,13 @@ impl History {
         for record in records {
             match record.event {
                 Event::CheckpointSaved { file, digest, .. } => {
-                    self.checkpoints.insert(file, digest);
+                    let name = file.rsplit('/').next().unwrap_or(&file);
+                    self.checkpoints.insert(name.to_owned(), digest);
                 }
-                Event::Evaluated { epochs, attack, epsilon, .. } => {
-                    self.evaluated.push((epochs, attack, epsilon));
+                Event::ModelSaved { digest, .. } => self.model = Some(digest),
+                Event::Evaluated { attack, epsilon, .. } => {
+                    let model = self.model.clone();
+                    self.evaluated.extend(model.map(|model| (model, attack, epsilon)));
                 }
                 _ => {}
             }

@@ -97,6 +97,8 @@ pub fn run_attempt(arguments: &Arguments, stop: &Stop) -> Result<Ending> {
 }
 
 fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &mut EventLog) -> Result<()> {
+    let past = session::Past::read(arguments, home)?;
+    log.write(session::started(arguments, past.position()))?;
     if arguments.device != "cpu" {
         return Err(Error::Device { device: arguments.device.clone() });
     }
@@ -106,7 +108,7 @@ fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &mut EventLog) 
         tracing::debug!("the thread pool of the process exists already");
     }
     let spec = read_spec(home, arguments.run)?;
-    let session = session::Session::open(arguments, home, spec, stop, log)?;
+    let session = session::Session::open(past, home, spec, stop, log)?;
     session.run()
 }
 

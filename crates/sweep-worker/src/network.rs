@@ -1,18 +1,21 @@
 //! From a run's description to a model and its optimizer.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::DType;
 use sweep_attacks::{Attack, Loss, Norm};
 use sweep_core::home::Home;
 use sweep_core::random::{Purpose, Stream};
-use sweep_core::spec::{self, AttackLoss, AttackSpec, Normalization, OptimizerSpec, RunSpec, WeightsSource};
+use sweep_core::spec::{
+    self, AttackLoss, AttackSpec, Normalization, OptimizerSpec, RunId, RunSpec, WeightsSource,
+};
 use sweep_kernels::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
 use sweep_models::{
     Architecture, Head, HubConfig, IMAGENET_MEAN, IMAGENET_STD, Model, VitActivation, VitConfig,
 };
 
-use crate::digest::digest_file;
+use crate::digest::read_digest;
+use crate::history::History;
 use crate::{Error, Result};
 
 /// A model and the digest of the weights file it came from; `None` for random weights.
@@ -27,32 +30,65 @@ pub(crate) fn load(spec: &RunSpec, classes: u32, home: &Home) -> Result<Loaded> 
     let architecture = architecture(&backbone.architecture, classes, &backbone.normalization)?;
     let mut stream = Stream::new(spec.seed, Purpose::Initialization, 0, 0);
     let mut uniforms = || stream.uniform();
-    let Some(path) = weights_file(&backbone.weights, home)? else {
+    let Some(Weights { path, expected }) = weights(&backbone.weights, home)? else {
         let model = Model::new(architecture, DType::F32, &mut uniforms)?;
         return Ok(Loaded { model, weights_digest: None });
     };
-    let digest = checked_digest(&path, &backbone.weights)?;
+    let found = read_digest(&path).map_err(|source| Error::WeightsFile { path: path.clone(), source })?;
+    if let Some(expected) = expected.filter(|expected| *expected != found) {
+        return Err(Error::WeightsChanged { path, expected, found });
+    }
     let model = Model::load(architecture, DType::F32, &path, Head::Fresh(&mut uniforms))?;
-    Ok(Loaded { model, weights_digest: Some(digest) })
+    Ok(Loaded { model, weights_digest: Some(found) })
 }
 
-fn weights_file(weights: &WeightsSource, home: &Home) -> Result<Option<PathBuf>> {
-    match weights {
+/// A weights file and the digest that it must have, where that is known.
+struct Weights {
+    path: PathBuf,
+    expected: Option<String>,
+}
+
+/// Returns where the weights lie; `None` for random ones.
+fn weights(source: &WeightsSource, home: &Home) -> Result<Option<Weights>> {
+    match source {
         WeightsSource::Random => Ok(None),
-        WeightsSource::File { path, .. } => Ok(Some(path.clone())),
-        WeightsSource::Run { run } => Ok(Some(home.model(*run).join("model.safetensors"))),
+        WeightsSource::File { path, digest } => {
+            Ok(Some(Weights { path: path.clone(), expected: digest.clone() }))
+        }
+        WeightsSource::Run { run, .. } => final_model(*run, home).map(Some),
         WeightsSource::Hub { repository, .. } => Err(Error::HubWeights { repository: repository.clone() }),
     }
 }
 
-fn checked_digest(path: &Path, weights: &WeightsSource) -> Result<String> {
-    let found = digest_file(path)?;
-    match weights {
-        WeightsSource::File { digest: Some(expected), .. } if *expected != found => {
-            Err(Error::WeightsChanged { path: path.to_owned(), expected: expected.clone(), found })
-        }
-        _ => Ok(found),
+/// Returns the final model of another run, with the digest which that run reported.
+fn final_model(run: RunId, home: &Home) -> Result<Weights> {
+    let path = home.model(run).join("model.safetensors");
+    if !path.exists() {
+        return Err(Error::NoModel { run, path });
     }
+    match History::read_all(home, run)?.model {
+        Some(digest) => Ok(Weights { path, expected: Some(digest) }),
+        None => Err(Error::NoModel { run, path }),
+    }
+}
+
+/// Fewest classes for which the DLR loss is defined: it divides by the difference between the largest and the third
+/// largest logit (Croce and Hein, 2020).
+const DLR_CLASSES: u32 = 3;
+
+/// Checks that every attack of a run can be carried out on a dataset of `classes` classes.
+pub(crate) fn check_attacks(spec: &RunSpec, classes: u32) -> Result<()> {
+    let attacks = [
+        ("training", &spec.attack),
+        ("validation", &spec.validation.attack),
+        ("evaluation", &spec.evaluation.attack),
+    ];
+    for (purpose, AttackSpec::Apgd { loss, .. }) in attacks {
+        if *loss == AttackLoss::Dlr && classes < DLR_CLASSES {
+            return Err(Error::TooFewClasses { purpose, needed: DLR_CLASSES, classes });
+        }
+    }
+    Ok(())
 }
 
 /// Checks that a network of this shape can be trained here and that its model can be saved for timm afterwards.
@@ -156,4 +192,35 @@ pub(crate) fn attack(spec: &AttackSpec) -> Attack {
     };
     let steps = std::num::NonZeroUsize::new(*steps as usize).unwrap_or(std::num::NonZeroUsize::MIN);
     Attack::apgd(norm, loss, steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use sweep_core::event::FailureClass;
+    use sweep_testkit::sample_run;
+
+    use super::*;
+
+    /// Gives a run an attack.
+    type Set = fn(&mut RunSpec, AttackSpec);
+
+    #[test]
+    fn dlr_is_refused_with_two_classes_whatever_it_is_for() {
+        let AttackSpec::Apgd { steps, norm, .. } = sample_run(0).attack;
+        let dlr = AttackSpec::Apgd { steps, norm, loss: AttackLoss::Dlr };
+        let uses: [(&str, Set); 3] = [
+            ("training", |spec, attack| spec.attack = attack),
+            ("validation", |spec, attack| spec.validation.attack = attack),
+            ("evaluation", |spec, attack| spec.evaluation.attack = attack),
+        ];
+        for (purpose, set) in uses {
+            let mut spec = sample_run(0);
+            set(&mut spec, dlr.clone());
+            let error = check_attacks(&spec, 2).unwrap_err();
+            assert_eq!(error.class(), FailureClass::Configuration);
+            assert!(error.to_string().contains(purpose), "{error}");
+            assert!(check_attacks(&spec, 3).is_ok());
+        }
+        assert!(check_attacks(&sample_run(0), 2).is_ok(), "cross entropy takes any number of classes");
+    }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use nix::unistd::gethostname;
+use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, Phase};
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
@@ -10,11 +11,11 @@ use sweep_data::{Dataset, LoadOptions};
 use sweep_kernels::Optimizer;
 use sweep_models::Model;
 
-use crate::checkpoint::{Checkpoints, Position};
+use crate::checkpoint::{Checkpoints, Found, Position};
 use crate::digest::digest_file;
 use crate::events::EventLog;
-use crate::files::sync_folder;
-use crate::history::History;
+use crate::files::{remove, remove_leftovers, sync_folder};
+use crate::history::{CHECKPOINTS, History};
 use crate::network;
 use crate::stop::Stop;
 use crate::{Arguments, Error, Result};
@@ -36,24 +37,47 @@ pub(crate) struct Session<'a> {
     saved: Option<(u32, u32)>,
 }
 
+/// What earlier attempts left behind, read before anything else is loaded.
+pub(crate) struct Past {
+    run: RunId,
+    history: History,
+    checkpoints: Checkpoints,
+    found: Option<Found>,
+}
+
+impl Past {
+    /// Finds the newest usable checkpoint and clears away what killed workers left.
+    pub(crate) fn read(arguments: &Arguments, home: &Home) -> Result<Self> {
+        let run = arguments.run;
+        remove_leftovers(&home.run(run), "model.")?;
+        let history = History::read(home, run, arguments.attempt)?;
+        let checkpoints = Checkpoints::open(home.checkpoints(run), run)?;
+        let found = checkpoints.find(&history)?;
+        Ok(Self { run, history, checkpoints, found })
+    }
+
+    /// Returns where training goes on.
+    pub(crate) fn position(&self) -> Position {
+        self.found.as_ref().map(Found::position).unwrap_or_default()
+    }
+}
+
 impl<'a> Session<'a> {
-    /// Loads data and weights, and the newest checkpoint of earlier attempts.
+    /// Loads data and weights, and puts the checkpoint of earlier attempts in.
     pub(crate) fn open(
-        arguments: &Arguments,
+        past: Past,
         home: &'a Home,
         spec: RunSpec,
         stop: &'a Stop,
         log: &'a mut EventLog,
     ) -> Result<Self> {
-        let run = arguments.run;
-        let history = History::read(home, run, arguments.attempt)?;
-        let checkpoints = Checkpoints::open(home.checkpoints(run), run)?;
+        let Past { run, history, checkpoints, found } = past;
         let dataset = load_dataset(&spec, home, log)?;
         let counts = dataset.counts();
+        network::check_attacks(&spec, counts.classes)?;
         let network::Loaded { mut model, weights_digest } = network::load(&spec, counts.classes, home)?;
         let mut optimizer = network::optimizer(&spec.optimizer, &model)?;
-        let position = checkpoints.restore(&history, &mut model, optimizer.as_mut())?;
-        log.write(started(arguments, position))?;
+        let position = checkpoints.restore(found, &history, &mut model, optimizer.as_mut())?;
         log.write(Event::Loaded {
             dataset_digest: dataset.digest().to_owned(),
             classes: counts.classes,
@@ -87,17 +111,14 @@ impl<'a> Session<'a> {
             self.finish_epoch()?;
             self.save_checkpoint()?;
         }
-        self.save_model()?;
-        self.evaluate()?;
+        let model = self.save_model()?;
+        self.evaluate(&model)?;
         self.checkpoints.prune_to_last()
     }
 
-    /// Returns whether a test point is measured already with these weights.
-    pub(crate) fn is_evaluated(&self, attack: &str, epsilon: sweep_core::epsilon::Epsilon) -> bool {
-        let known = |(epochs, label, point): &(u32, String, _)| {
-            *epochs == self.spec.epochs && label == attack && *point == epsilon
-        };
-        self.history.evaluated.iter().any(known)
+    /// Returns whether a test point is measured already with the model of digest `model`.
+    pub(crate) fn is_evaluated(&self, model: &str, attack: &str, epsilon: Epsilon) -> bool {
+        self.history.evaluated.contains(&(model.to_owned(), attack.to_owned(), epsilon))
     }
 
     /// Saves everything and ends the attempt if somebody wants that.
@@ -117,7 +138,7 @@ impl<'a> Session<'a> {
         let saved = self.checkpoints.save(self.position, &self.model, self.optimizer.as_ref())?;
         self.log.write_durably(Event::CheckpointSaved {
             epochs: self.position.epoch,
-            file: saved.file,
+            file: format!("{CHECKPOINTS}/{}", saved.file),
             digest: saved.digest,
             bytes: saved.bytes,
         })?;
@@ -126,18 +147,18 @@ impl<'a> Session<'a> {
     }
 
     /// Writes the final model into a temporary folder and renames that, so that it appears whole or not at all.
-    fn save_model(&mut self) -> Result<()> {
+    /// Returns the digest of its weights.
+    fn save_model(&mut self) -> Result<String> {
         let folder = self.home.model(self.run);
         let temporary = folder.with_extension(format!("tmp-{}", std::process::id()));
-        remove_folder(&temporary)?;
         fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
-        self.model.save(&temporary)?;
+        self.model.save(&temporary).map_err(|source| Error::SaveModel { path: temporary.clone(), source })?;
         for name in ["model.safetensors", "config.json"] {
             let path = temporary.join(name);
             fs::File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io("sync", &path))?;
         }
         sync_folder(&temporary)?;
-        remove_folder(&folder)?;
+        remove(&folder)?;
         fs::rename(&temporary, &folder).map_err(Error::io("rename into", &folder))?;
         sync_folder(&self.home.run(self.run))?;
         let path = folder.join("model.safetensors");
@@ -145,16 +166,10 @@ impl<'a> Session<'a> {
         let digest = digest_file(&path)?;
         self.log.write_durably(Event::ModelSaved {
             file: "model/model.safetensors".to_owned(),
-            digest,
+            digest: digest.clone(),
             bytes,
-        })
-    }
-}
-
-fn remove_folder(folder: &std::path::Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("delete", folder)(error)),
-        _ => Ok(()),
+        })?;
+        Ok(digest)
     }
 }
 
@@ -172,7 +187,8 @@ fn load_dataset(spec: &RunSpec, home: &Home, log: &mut EventLog) -> Result<Datas
     Ok(dataset)
 }
 
-fn started(arguments: &Arguments, position: Position) -> Event {
+/// Returns the first event of an attempt that goes on at `position`.
+pub(crate) fn started(arguments: &Arguments, position: Position) -> Event {
     let host =
         gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned());
     Event::Started {

@@ -95,12 +95,17 @@ impl Session<'_> {
         let loss = cross_entropy(&logits, &labels)?;
         let sum: f64 = loss.losses.to_vec1::<f32>()?.into_iter().map(f64::from).sum();
         if !sum.is_finite() {
-            let Position { epoch, step, .. } = self.position;
-            return Err(Error::Diverged { epoch, step, loss: sum / labels.len() as f64 });
+            return Err(self.diverged(Phase::Training, sum / labels.len() as f64));
         }
         let mean = loss.gradient.affine(1.0 / f64::from(images), 0.0)?;
         self.model.backward(mean, tape, gradients)?;
         Ok((sum, count_correct(&logits, &labels)?))
+    }
+
+    /// Returns the failure of a batch whose mean `loss` is not finite.
+    pub(crate) fn diverged(&self, phase: Phase, loss: f64) -> Error {
+        let Position { epoch, step, .. } = self.position;
+        Error::Diverged { phase, epoch, step, loss }
     }
 
     /// Returns the multiplier of the learning rates in the current step.

@@ -20,7 +20,7 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 all runs succeeded; 1 unexpected; 2 bad input, nothing was touched; \
-3 some runs failed; 130 interrupted, everything is saved.
+3 some runs failed; 130 interrupted, the same command goes on.
 Standard output is data, standard error is everything else. SWEEP_LOG sets the log filter (such as `debug`).";
 
 #[derive(Debug, Subcommand)]
@@ -78,15 +78,15 @@ pub(crate) struct RunArgs {
     pub(crate) devices: Option<String>,
 
     /// Threads of a CPU worker. Default: the cores divided by the CPU slots.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) threads: Option<u32>,
 
     /// Seconds that a stopped worker has to save its work.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub(crate) grace: u64,
 
     /// Stop after this many failed runs.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_fail: Option<u32>,
 
     /// Go on even if the first three runs all fail.

@@ -44,7 +44,7 @@ impl Profile {
         };
         let robust =
             if spec.target_epsilon.is_zero() { 0.0 } else { 1.0 + attacked(spec.validation.attack.steps()) };
-        let points = spec.evaluation.max_epsilon.grid().len() as f64 - 1.0;
+        let points = spec.evaluation.points(spec.target_epsilon).len() as f64 - 1.0;
         Self {
             epochs: (0..spec.epochs).map(epoch).collect(),
             validation: validation * (1.0 + robust),

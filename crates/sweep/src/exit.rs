@@ -13,7 +13,7 @@ pub(crate) enum Exit {
     BadInput,
     /// Some runs failed or were stopped by a limit.
     SomeFailed,
-    /// Interrupted; everything is saved.
+    /// Interrupted; the same command goes on.
     Interrupted,
     /// A worker's own code (see `sweep_worker::Ending`).
     Worker(u8),

@@ -134,6 +134,10 @@ impl Display {
             Update::Event { run, event, .. } => self.event(run, &event),
             Update::Settled { run, outcome, retry_in, log_tail, .. } => self.settled(run, &outcome, retry_in, log_tail),
             Update::Elsewhere { run, .. } => self.say(&format!("{}: a live worker of another session has it; waiting for its end", self.label(run))),
+            Update::FinishedElsewhere { run, state } => {
+                self.finish_line(run);
+                self.say(&format!("{}: {state} in another session", self.label(run)));
+            }
             Update::Blocked { run, dependency } => {
                 self.say(&format!("{}: blocked, run {} did not succeed", self.label(run), dependency.short()));
             }
@@ -141,7 +145,7 @@ impl Display {
                 Halt::Requested => "stopping: workers save their work; press Ctrl-C again to stop at once",
                 Halt::TooManyFailures => "stopping: as many runs failed as --max-fail allows",
                 Halt::FailsFromTheStart => {
-                    "stopping: the first runs all failed\n  hint: see `sweep logs RUN`; --no-early-stop goes on regardless"
+                    "stopping: the first three runs to end all failed\n  hint: `sweep logs RUN` shows why; --no-early-stop goes on regardless"
                 }
             }),
         }
@@ -200,6 +204,15 @@ impl Display {
         }
     }
 
+    /// Counts a run as done.
+    fn finish_line(&mut self, run: RunId) {
+        if let Some(line) = self.lines.get_mut(&run) {
+            self.done += (1.0 - line.done) * line.work();
+            line.done = 1.0;
+            self.grid.inc(1);
+        }
+    }
+
     fn grid_remaining(&self) -> String {
         if self.done <= 0.0 {
             return String::new();
@@ -217,7 +230,7 @@ impl Display {
     ) {
         let mut text = match outcome {
             Outcome::Succeeded => "done".to_owned(),
-            Outcome::Interrupted => "interrupted, its work is saved".to_owned(),
+            Outcome::Interrupted => "interrupted, goes on from its last checkpoint".to_owned(),
             Outcome::Cancelled => "cancelled".to_owned(),
             Outcome::Failed { failure, .. } => {
                 format!("failed ({}): {}", failure.class.label(), failure.message)
@@ -230,14 +243,12 @@ impl Display {
             text.push_str(&format!("\n    {}", tail.trim_end().replace('\n', "\n    ")));
         }
         let is_over = retry_in.is_none() && *outcome != Outcome::Interrupted;
+        if is_over {
+            self.finish_line(run);
+        }
         if let Some(line) = self.lines.get_mut(&run) {
             if let Some(bar) = line.bar.take() {
                 bar.finish_and_clear();
-            }
-            if is_over {
-                self.done += (1.0 - line.done) * line.work();
-                line.done = 1.0;
-                self.grid.inc(1);
             }
             let seconds = line.begin.elapsed().as_secs_f64();
             text = format!("{}: {text} after {}", line.label, duration(seconds));

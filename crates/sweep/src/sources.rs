@@ -3,7 +3,7 @@
 //! Digests of weights files are remembered in the home folder's cache by path, size and time of change, so that planning
 //! does not read gigabytes again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,6 +17,8 @@ pub(crate) struct LocalSources {
     base: PathBuf,
     memory: PathBuf,
     known: RefCell<BTreeMap<String, String>>,
+    /// Whether there is anything new.
+    changed: Cell<bool>,
 }
 
 impl LocalSources {
@@ -26,7 +28,7 @@ impl LocalSources {
         // A memory that is missing or damaged costs time only.
         let known =
             fs::read(&memory).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { base: base.to_owned(), memory, known: RefCell::new(known) }
+        Self { base: base.to_owned(), memory, known: RefCell::new(known), changed: Cell::new(false) }
     }
 
     fn absolute(&self, path: &Path) -> Result<PathBuf, String> {
@@ -45,12 +47,15 @@ impl LocalSources {
         }
         let digest = digest()?;
         self.known.borrow_mut().insert(key, digest.clone());
-        self.store();
+        self.changed.set(true);
         Ok(digest)
     }
 
-    /// Writes the memory; where that fails, the digests are worked out again next time.
-    fn store(&self) {
+    /// Writes down what is new; where that fails, the digests are worked out again next time.
+    pub(crate) fn store(&self) {
+        if !self.changed.get() {
+            return;
+        }
         let temporary = self.memory.with_extension(format!("tmp-{}", std::process::id()));
         let Ok(bytes) = serde_json::to_vec_pretty(&*self.known.borrow()) else { return };
         let written = fs::create_dir_all(self.memory.parent().unwrap_or(Path::new(".")))

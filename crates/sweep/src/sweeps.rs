@@ -24,6 +24,8 @@ pub(crate) struct Loaded {
     pub(crate) grid: Grid,
     /// The text of the file, with the changes of the command line as comments at its end.
     pub(crate) text: String,
+    /// Digests of local files; not written down by reading alone.
+    pub(crate) sources: LocalSources,
 }
 
 /// Reads and expands a sweep file; whatever is wrong with it is bad input and leaves everything untouched.
@@ -33,12 +35,13 @@ pub(crate) fn load(arguments: &SweepArgs, home: &Home) -> Result<Loaded> {
     let wrong = |problems| bad_input(format!("{}: {problems}", file.display()));
     let sweep = Sweep::parse(&text, &arguments.set).map_err(wrong)?;
     let base = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let grid = sweep.expand(&LocalSources::new(base, home)).map_err(wrong)?;
+    let sources = LocalSources::new(base, home);
+    let grid = sweep.expand(&sources).map_err(wrong)?;
     let mut text = String::from_utf8_lossy(&text).into_owned();
     for assignment in &arguments.set {
         text.push_str(&format!("# --set {assignment}\n"));
     }
-    Ok(Loaded { sweep, grid, text })
+    Ok(Loaded { sweep, grid, text, sources })
 }
 
 /// Reads a file, or a built-in sweep where there is no file of that name.

@@ -1,10 +1,13 @@
 //! Rows for standard output, in every form that the program prints.
 
+use std::collections::HashSet;
+
 use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, ContentArrangement, TableStyle, presets};
 use serde_json::{Map, Value};
 
 use crate::cli::Format;
+use crate::exit::bad_input;
 
 /// Named columns and their rows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,7 +31,7 @@ impl Rows {
     pub(crate) fn render(&self, format: Format) -> Result<String> {
         Ok(match format {
             Format::Table => self.table(presets::NOTHING),
-            Format::Markdown => self.table(presets::ASCII_MARKDOWN),
+            Format::Markdown => self.escaped().table(presets::ASCII_MARKDOWN),
             Format::Json => self.json()?,
             Format::Csv => self.csv()?,
         })
@@ -50,7 +53,23 @@ impl Rows {
         lines.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
     }
 
+    /// Returns the rows with texts that do not break a Markdown table.
+    fn escaped(&self) -> Self {
+        let escape = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+        let value =
+            |value: &Value| value.as_str().map_or_else(|| value.clone(), |text| Value::from(escape(text)));
+        Self {
+            columns: self.columns.iter().map(|name| escape(name)).collect(),
+            rows: self.rows.iter().map(|row| row.iter().map(value).collect()).collect(),
+        }
+    }
+
     fn json(&self) -> Result<String> {
+        let mut names = HashSet::new();
+        if let Some(name) = self.columns.iter().find(|name| !names.insert(*name)) {
+            let message = format!("two columns are called `{name}`, and JSON would keep only one");
+            return Err(bad_input(format!("{message}\n  hint: rename one with AS")));
+        }
         let object = |row: &Vec<Value>| -> Value {
             Value::Object(self.columns.iter().cloned().zip(row.iter().cloned()).collect::<Map<_, _>>())
         };

@@ -5,7 +5,7 @@ use sweep_scheduler::{Error, Halt, Settings, Slot, Summary, Update};
 use sweep_store::{Outcome, State, Store};
 use sweep_testkit::{Action, Script, id_of, sample_run, sample_run_after};
 
-use crate::fixture::{Fixture, two_epochs};
+use crate::fixture::{Fixture, listed, two_epochs};
 
 fn fails(class: FailureClass) -> Vec<Action> {
     let text = "the last line of the log".to_owned();
@@ -182,6 +182,39 @@ async fn three_failures_from_the_start_halt_a_sweep_unless_told_otherwise() {
     let settings = Settings { stop_if_all_fail: false, ..fixture.settings("cpu") };
     let rest = fixture.session(&settings).await.summary;
     assert_eq!((rest.already_failed, rest.failed, rest.all_failed()), (3, 2, 5));
+}
+
+#[tokio::test]
+async fn failures_that_are_retried_do_not_halt_a_sweep() {
+    let fixture = Fixture::new(3).await;
+    let patient = vec![Action::Start, Action::WaitFor { file: "all-failed".to_owned() }, Action::Succeed];
+    let script = Script { first: vec![fails(FailureClass::Hub)], then: patient };
+    fixture.workspace.script(&script);
+    let mut retried = 0;
+    let let_go = |update: &Update| {
+        retried += usize::from(matches!(update, Update::Settled { retry_in: Some(_), .. }));
+        if retried == 3 {
+            fixture.workspace.raise("all-failed");
+        }
+        None
+    };
+    let summary = fixture.session_until(&fixture.settings("cpu:3"), let_go).await.summary;
+    assert_eq!(summary, Summary { total: 3, succeeded: 3, attempts: 6, retried: 3, ..Summary::default() });
+}
+
+#[tokio::test]
+async fn a_sweep_with_an_earlier_success_does_not_fail_from_the_start() {
+    let fixture = Fixture::new(5).await;
+    fixture.workspace.script(&Script::always(fails(FailureClass::Data)));
+    fixture.script(4, &Script::default());
+    let (_stop, stopped) = tokio::sync::watch::channel(sweep_scheduler::Stop::None);
+    let last = &listed(&fixture.runs)[4..];
+    sweep_scheduler::dispatch(&fixture.store, last, &fixture.settings("cpu"), stopped, &mut |_| {})
+        .await
+        .unwrap();
+    let summary = fixture.session(&fixture.settings("cpu")).await.summary;
+    let expected = Summary { total: 5, already_succeeded: 1, failed: 4, attempts: 4, ..Summary::default() };
+    assert_eq!(summary, expected);
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sweep_scheduler::{Home, Stop, Summary, Update, dispatch};
+use sweep_scheduler::{Home, Settings, Stop, Summary, Update, dispatch};
 use sweep_store::{State, Store, now_ms};
-use sweep_testkit::{Action, Script};
+use sweep_testkit::{Action, PATIENCE, Script};
 use tokio::sync::watch;
 
 use crate::fixture::{Fixture, listed, within_patience};
@@ -74,11 +74,13 @@ async fn a_scheduler_waits_for_what_another_one_runs_and_does_not_take_it_over()
             let _ = said.send(());
         }
     };
+    let mut theirs = Vec::new();
     let mut observe_theirs = |update| {
         // Only now may the worker finish: the second scheduler has seen it alive.
         if matches!(update, Update::Elsewhere { attempt: 1, .. }) {
             fixture.workspace.raise("go");
         }
+        theirs.push(update);
     };
     let second = async {
         hears.recv().await;
@@ -89,6 +91,42 @@ async fn a_scheduler_waits_for_what_another_one_runs_and_does_not_take_it_over()
     assert_eq!(one.unwrap(), Summary { total: 1, succeeded: 1, attempts: 1, ..Summary::default() });
     assert_eq!(two.unwrap(), Summary { total: 1, succeeded: 1, ..Summary::default() });
     assert_eq!(fixture.workspace.starts(fixture.id(0)), 1);
+    let run = fixture.id(0);
+    let finished = Update::FinishedElsewhere { run, state: State::Succeeded };
+    assert_eq!(theirs, [Update::Elsewhere { run, attempt: 1 }, finished]);
+}
+
+/// Far more turns at the database than settling takes.
+const TURNS: usize = 50;
+
+#[tokio::test]
+async fn a_crash_that_its_own_scheduler_has_yet_to_settle_is_left_to_it() {
+    let fixture = Fixture::new(1).await;
+    let run = fixture.id(0);
+    // Its worker is dead, but this scheduler, which knows how it died, has not written that down yet.
+    let attempt = fixture.store.claim(run, "alive", now_ms()).await.unwrap().unwrap();
+    let (_stop, stopped) = watch::channel(Stop::None);
+    let runs = listed(&fixture.runs);
+    let settings = Settings { poll: PATIENCE, ..fixture.settings("cpu") };
+    let other_store = Store::open(Home::new(fixture.workspace.home()).database()).await.unwrap();
+    let mut observe = |_| {};
+    let other = dispatch(&other_store, &runs, &settings, stopped, &mut observe);
+    let looked_at = fixture.workspace.layout().log(run, attempt);
+    let still_running = async {
+        while !looked_at.exists() {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..TURNS {
+            assert_eq!(fixture.states().await, [State::Running]);
+        }
+    };
+    within_patience(async {
+        tokio::select! {
+            _ = Box::pin(other) => panic!("the attempt was given up at the first look"),
+            () = still_running => {}
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

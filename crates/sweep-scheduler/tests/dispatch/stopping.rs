@@ -69,6 +69,16 @@ async fn a_worker_that_does_not_listen_is_killed_when_its_grace_is_over() {
 }
 
 #[tokio::test]
+async fn grace_beyond_the_end_of_the_clock_is_for_ever() {
+    let fixture = Fixture::new(1).await;
+    fixture.script(0, &Script::always(stuck()));
+    let settings = Settings { grace: Duration::MAX, ..fixture.settings("cpu") };
+    let session = fixture.session_until(&settings, |update| is_stuck(update).then_some(Stop::Graceful)).await;
+    assert_eq!(session.summary.interrupted, 1);
+    assert_eq!(fixture.attempts(0).await[0].exit_code, Some(76));
+}
+
+#[tokio::test]
 async fn now_kills_at_once() {
     let fixture = Fixture::new(4).await;
     fixture.workspace.script(&Script::always(deaf_and_stuck()));

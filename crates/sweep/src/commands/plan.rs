@@ -6,11 +6,12 @@ use anyhow::Result;
 use serde_json::Value;
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
+use sweep_scheduler::{Slot, SlotRequest};
 use sweep_store::{Reader, ResultRow, RunState, State};
 
 use crate::cli::PlanArgs;
 use crate::cost::{self, Cost};
-use crate::exit::Exit;
+use crate::exit::{Exit, bad_input};
 use crate::printer;
 use crate::progress::duration;
 use crate::sweeps::{self, Loaded};
@@ -18,6 +19,11 @@ use crate::table::{Rows, rounded};
 
 pub(crate) fn run(home: &Home, arguments: &PlanArgs) -> Result<Exit> {
     let Loaded { sweep, grid, .. } = sweeps::load(&arguments.sweep, home)?;
+    if let Some(devices) = &sweep.execution.devices {
+        // The number of cores and GPUs is this machine's; whether the text names devices is not.
+        let request = SlotRequest { devices, threads: None, cores: 1, visible_devices: None };
+        Slot::plan(&request).map_err(|error| bad_input(format!("execution.devices: {error}")))?;
+    }
     let known = sweeps::block_on(known(home, &grid.runs))?;
     let plan = Plan { runs: &grid.runs, states: known.states, speed: known.speed };
     if !arguments.summary {

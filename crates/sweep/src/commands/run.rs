@@ -40,7 +40,8 @@ async fn carry_out(
     worker: PathBuf,
     slots: Vec<Slot>,
 ) -> Result<Exit> {
-    let Loaded { sweep, grid, text } = loaded;
+    let Loaded { sweep, grid, text, sources } = loaded;
+    sources.store();
     let store = Store::open(home.database()).await?;
     let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
@@ -76,6 +77,7 @@ async fn carry_out(
     Ok(exit(&summary))
 }
 
+/// Returns the slots of the command line, else those of the sweep file, else one on all cores.
 fn slots(arguments: &RunArgs, execution: &Execution) -> Result<Vec<Slot>> {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
     let request = SlotRequest {
@@ -105,10 +107,13 @@ async fn reset_failed(store: &Store, grid: &Grid) -> Result<()> {
     Ok(())
 }
 
-/// The first SIGINT, SIGTERM or SIGHUP asks workers to save and leave, the second kills them.
+/// The first SIGINT, SIGTERM or SIGHUP asks workers to save and leave, the second kills them. A signal that is ignored from
+/// outside, as SIGHUP under `nohup`, stays ignored.
 fn stop_on_signals() -> Result<watch::Receiver<Stop>> {
     let (sender, receiver) = watch::channel(Stop::None);
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    let ignored = ignored_signals();
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    for kind in kinds.into_iter().filter(|kind| ignored & (1 << (kind.as_raw_value() - 1)) == 0) {
         let mut stream = signal(kind).context("failed to listen for signals")?;
         let sender = sender.clone();
         tokio::spawn(async move {
@@ -120,6 +125,14 @@ fn stop_on_signals() -> Result<watch::Receiver<Stop>> {
         });
     }
     Ok(receiver)
+}
+
+/// Returns the signals that this process was told to ignore when it was started, a bit each; none where the system does
+/// not say.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 fn in_words(summary: &Summary) -> String {
@@ -137,7 +150,7 @@ fn in_words(summary: &Summary) -> String {
     let hint = if summary.is_complete() {
         ""
     } else if summary.all_failed() > 0 {
-        "\n  hint: `sweep logs RUN` shows why; --retry-failed runs failed runs again"
+        "\n  hint: `sweep logs RUN` shows why; --retry-failed runs failed runs again, --no-early-stop goes on whatever fails"
     } else {
         "\n  hint: the same command goes on where this one stopped"
     };

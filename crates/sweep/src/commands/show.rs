@@ -29,6 +29,11 @@ pub(crate) fn run(home: &Home, arguments: &ShowArgs) -> Result<Exit> {
     })?;
     let text = match arguments.output.format {
         Format::Json => json_text(&facts)?,
+        Format::Csv => {
+            let hint =
+                "json has everything in one document; `sweep query` and `sweep export` print one table";
+            return Err(bad_input(format!("a run is several tables, which csv cannot hold\n  hint: {hint}")));
+        }
         format => tables(&facts, home, format)?,
     };
     printer::data(&text)?;
@@ -139,9 +144,9 @@ fn epochs(epochs: &[EpochRow]) -> Rows {
     for epoch in epochs {
         let share = |part: u32, whole: u32| percent(f64::from(part) / f64::from(whole));
         rows.push(vec![
-            epoch.epoch.into(),
+            (epoch.epoch + 1).into(),
             rounded(epoch.epsilon * 255.0, 2),
-            json!(epoch.learning_rate),
+            epoch.learning_rate.map_or(Value::Null, |rate| format!("{rate:.2e}").into()),
             epoch.train_loss.map_or(Value::Null, |loss| rounded(loss, 4)),
             share(epoch.train_correct, epoch.train_total),
             share(epoch.clean_correct, epoch.validation_total),
