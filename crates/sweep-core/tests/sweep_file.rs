@@ -209,8 +209,8 @@ fn lists_that_would_overwrite_each_other_are_refused() {
 
 #[test]
 fn thousands_of_faults_are_told_without_delay() {
-    let keys: String = (0..60_000).map(|key| format!("  k{key}: 1\n")).collect();
-    let found = problems(&format!("name: x\nrun:\n{keys}"));
+    let keys: Vec<String> = (0..60_000).map(|key| format!("  k{key}: 1\n")).collect();
+    let found = problems(&format!("name: x\nrun:\n{}", keys.concat()));
     assert!(found.starts_with("1000 problems"), "{found:.200}");
 }
 
