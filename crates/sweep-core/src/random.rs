@@ -70,6 +70,11 @@ impl Stream {
         Self { generator: ChaCha8Rng::from_seed(hasher.finalize().into()) }
     }
 
+    /// Returns 64 random bits, for a function that draws from a seed of its own.
+    pub fn bits(&mut self) -> u64 {
+        self.generator.next_u64()
+    }
+
     /// Returns a number in [0, 1) with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         (self.generator.next_u64() >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)

@@ -113,6 +113,8 @@ pub enum Architecture {
         block: ResnetBlock,
         /// Blocks a stage.
         layers: Vec<u32>,
+        /// Channels of the 3×3 convolutions of a stage.
+        channels: Vec<u32>,
     },
 }
 
@@ -154,7 +156,7 @@ pub enum ResnetBlock {
 pub enum WeightsSource {
     /// Drawn from the run's seed: training from scratch.
     Random,
-    /// A local safetensors file under timm's names.
+    /// A local file of weights: safetensors or a PyTorch state dictionary, under timm's or open_clip's names.
     File {
         /// The file. Not part of a run's identity; `digest` is.
         path: PathBuf,

@@ -310,6 +310,7 @@ static NORMALIZATION: &[Field] = &[
 
 const SIDE: Kind = integer(8, 2048);
 const WIDTHS: Kind = Kind::List { item: &COUNT, min: 4, max: 4 };
+const STAGES: Kind = Kind::List { item: &COUNT, min: 1, max: 6 };
 
 static ARCHITECTURES: &[Variant] = &[
     variant(
@@ -343,8 +344,8 @@ static ARCHITECTURES: &[Variant] = &[
             field("patch_size", integer(1, 256), Default("4"), "Side of a patch in pixels."),
             field("window_size", integer(1, 256), Default("7"), "Side of a window in patches."),
             field("embed_dim", COUNT, Default("128"), "Width of the first stage."),
-            field("depths", WIDTHS, Default("[2, 2, 18, 2]"), "Blocks a stage."),
-            field("num_heads", WIDTHS, Default("[4, 8, 16, 32]"), "Attention heads a stage."),
+            field("depths", STAGES, Default("[2, 2, 18, 2]"), "Blocks a stage."),
+            field("num_heads", STAGES, Default("[4, 8, 16, 32]"), "Attention heads a stage."),
             field(
                 "drop_path",
                 HALF_OPEN,
@@ -375,6 +376,12 @@ static ARCHITECTURES: &[Variant] = &[
             field("image_size", SIDE, Default("224"), "Side of the input in pixels."),
             field("block", Kind::Choice(&["basic", "bottleneck"]), Default("bottleneck"), "Residual block."),
             field("layers", WIDTHS, Default("[3, 4, 6, 3]"), "Blocks a stage."),
+            field(
+                "channels",
+                WIDTHS,
+                Default("[64, 128, 256, 512]"),
+                "Channels of the 3x3 convolutions a stage.",
+            ),
         ],
         "ResNet. Defaults: ResNet-50.",
     ),
@@ -388,7 +395,7 @@ static WEIGHTS: &[Variant] = &[
             "path",
             Kind::Text,
             Required,
-            "A safetensors file under timm's names; relative to the sweep file.",
+            "Safetensors or a PyTorch state dictionary, under timm's or open_clip's names; relative to the sweep file.",
         )],
         "A local file.",
     ),

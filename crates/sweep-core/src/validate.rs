@@ -96,18 +96,35 @@ fn ordered_epochs(spec: &RunSpec) -> Vec<(&'static str, u32, u32)> {
     }
 }
 
+/// Returns why a network of these numbers cannot take images of `input_size`, if it cannot.
 fn shape_fault(architecture: &Architecture, input_size: u32) -> Option<String> {
-    let Architecture::Vit(vit) = architecture else { return None };
-    if vit.embed_dim % vit.num_heads != 0 {
-        return Some(format!("embed_dim {} is no multiple of num_heads {}", vit.embed_dim, vit.num_heads));
+    let patches = |patch_size: u32| {
+        (!input_size.is_multiple_of(patch_size))
+            .then(|| format!("input_size {input_size} is no multiple of patch_size {patch_size}"))
+    };
+    let heads = |width: u32, heads: u32| {
+        (!width.is_multiple_of(heads))
+            .then(|| format!("a width of {width} is no multiple of {heads} attention heads"))
+    };
+    match architecture {
+        Architecture::Vit(vit) => heads(vit.embed_dim, vit.num_heads).or_else(|| patches(vit.patch_size)),
+        Architecture::Swin { patch_size, embed_dim, depths, num_heads, .. } => {
+            if depths.len() != num_heads.len() {
+                return Some(format!(
+                    "`depths` has {} stages and `num_heads` {}",
+                    depths.len(),
+                    num_heads.len()
+                ));
+            }
+            let mut stages = num_heads.iter().enumerate();
+            stages
+                .find_map(|(stage, count)| heads(embed_dim << stage, *count))
+                .or_else(|| patches(*patch_size))
+        }
+        Architecture::Convnext { .. } => {
+            let fits = input_size >= 32 && input_size.is_multiple_of(4);
+            (!fits).then(|| format!("input_size {input_size} is no multiple of 4 of at least 32"))
+        }
+        Architecture::Resnet { .. } => None,
     }
-    if vit.image_size % vit.patch_size != 0 {
-        return Some(format!(
-            "image_size {} is no multiple of patch_size {}",
-            vit.image_size, vit.patch_size
-        ));
-    }
-    (input_size != vit.image_size).then(|| {
-        format!("input_size {input_size} is not the image_size {} of the position embeddings", vit.image_size)
-    })
 }

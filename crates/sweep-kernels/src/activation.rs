@@ -15,6 +15,8 @@ pub enum Activation {
     Gelu,
     /// `x sigmoid(1.702 x)`, which OpenAI's CLIP weights were trained with.
     QuickGelu,
+    /// `max(0, x)`, whose derivative at 0 is 0, as in PyTorch; NaN stays NaN.
+    Relu,
 }
 
 /// The slope inside QuickGELU's sigmoid.
@@ -27,6 +29,8 @@ impl Activation {
         match self {
             Self::Gelu => x * x.normal().0,
             Self::QuickGelu => x * sigmoid(x * T::from_f64(QUICK_SLOPE)),
+            Self::Relu if x < T::zero() => T::zero(),
+            Self::Relu => x,
         }
     }
 
@@ -43,6 +47,8 @@ impl Activation {
                 let s = sigmoid(x * slope);
                 s + x * slope * s * (T::one() - s)
             }
+            Self::Relu if x > T::zero() => T::one(),
+            Self::Relu => T::zero(),
         }
     }
 
@@ -62,6 +68,12 @@ impl Activation {
                 #[inline(always)]
                 |x, dy| dy * Self::QuickGelu.slope(x),
             ),
+            Self::Relu => zip_map::<T>(
+                x,
+                dy,
+                #[inline(always)]
+                |x, dy| dy * Self::Relu.slope(x),
+            ),
         }
     }
 
@@ -76,6 +88,11 @@ impl Activation {
                 x,
                 #[inline(always)]
                 |x| Self::QuickGelu.value(x),
+            ),
+            Self::Relu => map::<T>(
+                x,
+                #[inline(always)]
+                |x| Self::Relu.value(x),
             ),
         }
     }

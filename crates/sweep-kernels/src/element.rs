@@ -11,6 +11,8 @@ use candle_core::{CpuStorage, WithDType};
 pub(crate) trait Element: WithDType + Neg<Output = Self> {
     /// `e^self`; NaN stays NaN. In f32 the argument is clamped to what a normal number can express.
     fn exp(self) -> Self;
+    /// `self * factor + term` with one rounding.
+    fn mul_add(self, factor: Self, term: Self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
     /// Square root.
@@ -28,6 +30,11 @@ impl Element for f32 {
     #[inline(always)]
     fn exp(self) -> Self {
         exp_f32(self)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        self.mul_add(factor, term)
     }
 
     #[inline(always)]
@@ -57,6 +64,11 @@ impl Element for f64 {
     #[inline(always)]
     fn exp(self) -> Self {
         self.exp()
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        self.mul_add(factor, term)
     }
 
     #[inline(always)]

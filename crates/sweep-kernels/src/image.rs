@@ -79,12 +79,14 @@ impl Layer for Normalize {
 /// A convolution whose stride is its kernel size: every patch of `patch` × `patch` pixels becomes one token.
 ///
 /// The input is (N, C, H, W) with H and W multiples of `patch`, the output (N, H/patch · W/patch, width), tokens in
-/// row-major order of the patches (timm's `PatchEmbed` with `flatten`).
+/// row-major order of the patches (timm's `PatchEmbed` with `flatten`), or the same tokens as a map
+/// ([`PatchEmbedding::as_map`]).
 #[derive(Clone, Copy, Debug)]
 pub struct PatchEmbedding {
     weight: ParameterId,
     bias: Option<ParameterId>,
     patch: usize,
+    map: bool,
 }
 
 /// Sizes of one call: images, channels, patches down and across, pixels per side of a patch.
@@ -125,7 +127,13 @@ impl Grid {
 impl PatchEmbedding {
     /// `weight` is (width, C, patch, patch), `bias` (width).
     pub fn new(weight: ParameterId, bias: Option<ParameterId>, patch: usize) -> Self {
-        Self { weight, bias, patch }
+        Self { weight, bias, patch, map: false }
+    }
+
+    /// The same with the output (N, H/patch, W/patch, width), for networks that work on maps.
+    #[must_use]
+    pub fn as_map(self) -> Self {
+        Self { map: true, ..self }
     }
 
     fn grid(self, parameters: &Parameters, x: &Tensor) -> Result<Grid> {
@@ -157,7 +165,11 @@ impl PatchEmbedding {
             add_bias(&mut y, &Host::new(parameters.get(id))?.read::<T>()?);
         }
         tape.push(patches);
-        tensor(y, (grid.images, grid.patches(), weight.dim(0)?))
+        let width = weight.dim(0)?;
+        if self.map {
+            return tensor(y, (grid.images, grid.down, grid.across, width));
+        }
+        tensor(y, (grid.images, grid.patches(), width))
     }
 
     fn backward_typed<T: Element>(
@@ -207,7 +219,7 @@ fn scatter<T: Element>(rows: &[T], grid: Grid) -> Vec<T> {
 }
 
 /// The sizes of (N, C, H, W), none of them 0.
-fn image_dims(operation: &'static str, x: &Tensor) -> Result<(usize, usize, usize, usize)> {
+pub(crate) fn image_dims(operation: &'static str, x: &Tensor) -> Result<(usize, usize, usize, usize)> {
     match *x.dims() {
         [images, channels, height, width] if x.elem_count() > 0 => Ok((images, channels, height, width)),
         ref dims => Err(Error::Shape {

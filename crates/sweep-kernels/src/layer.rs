@@ -2,6 +2,8 @@
 
 use candle_core::Tensor;
 
+use crate::element::Element;
+use crate::host::with_element;
 use crate::{Gradients, Mode, Parameters, Result, Tape, elementwise};
 
 /// A differentiable function of one tensor, with parameters held outside it.
@@ -89,4 +91,71 @@ impl<L: Layer> Layer for Residual<L> {
         let branch = self.0.backward(parameters, dy.clone(), tape, gradients)?;
         elementwise::add(&dy, &branch)
     }
+}
+
+/// `relu(main(x) + shortcut(x))`, the residual block of ResNets (He et al. 2016); without a shortcut of its own the
+/// input itself is added.
+///
+/// The derivative of the ReLU at 0 is 0, as in PyTorch.
+pub struct Branches {
+    main: Chain,
+    shortcut: Option<Chain>,
+}
+
+impl Branches {
+    /// Both chains get the same input and must give outputs of one shape.
+    pub fn new(main: Chain, shortcut: Option<Chain>) -> Self {
+        Self { main, shortcut }
+    }
+}
+
+impl Layer for Branches {
+    fn forward(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape, mode: Mode) -> Result<Tensor> {
+        let main = self.main.forward(parameters, x.clone(), tape, mode)?;
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(parameters, x, tape, mode)?,
+            None => x,
+        };
+        let y = with_element!("Branches", &main, T => add_relu::<T>(&main, &shortcut))?;
+        tape.push(y.clone());
+        Ok(y)
+    }
+
+    fn backward(
+        &self,
+        parameters: &Parameters,
+        dy: Tensor,
+        tape: &mut Tape,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        // The output is positive exactly where the sum was, and the next layer keeps it anyway.
+        let y = tape.pop()?;
+        let sum = with_element!("Branches", &y, T => where_positive::<T>(&y, &dy))?;
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => shortcut.backward(parameters, sum.clone(), tape, gradients)?,
+            None => sum.clone(),
+        };
+        let main = self.main.backward(parameters, sum, tape, gradients)?;
+        elementwise::add(&main, &shortcut)
+    }
+}
+
+/// `max(a + b, 0)` in one pass. NaN stays NaN, so that a network that diverged does not look alive.
+fn add_relu<T: Element>(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    elementwise::zip_map::<T>(
+        a,
+        b,
+        #[inline(always)]
+        |a, b| if a + b < T::zero() { T::zero() } else { a + b },
+    )
+}
+
+/// `dy` but 0 where `y` is.
+fn where_positive<T: Element>(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    elementwise::zip_map::<T>(
+        y,
+        dy,
+        #[inline(always)]
+        |y, dy| if y <= T::zero() { T::zero() } else { dy },
+    )
 }

@@ -8,7 +8,8 @@
 //! Results do not depend on the number of threads. They do depend on the processor, whose vector instructions decide
 //! which matrix kernel runs.
 //!
-//! Knows no model, reads no files and draws no random numbers.
+//! Knows no model and reads no files. Its only randomness, stochastic depth, is a pure function of the [`Noise`] that
+//! the caller gives.
 
 #![expect(
     clippy::inline_always,
@@ -17,9 +18,14 @@
 
 mod activation;
 mod attention;
+mod batch_norm;
+mod channels;
+mod convolution;
+mod depthwise;
 mod element;
 mod elementwise;
 mod error;
+mod gather;
 mod host;
 mod image;
 mod layer;
@@ -29,18 +35,31 @@ mod loss;
 mod native;
 mod optimizer;
 mod parameters;
+mod pool;
+mod scale;
+mod stochastic;
 mod tape;
 mod tokens;
+mod window_bias;
+mod windows;
 
 pub use activation::Activation;
 pub use attention::SelfAttention;
+pub use batch_norm::BatchNorm;
+pub use channels::ChannelsLast;
+pub use convolution::Convolution;
+pub use depthwise::DepthwiseConvolution;
 pub use error::{Error, Result};
 pub use image::{Normalize, PatchEmbedding};
-pub use layer::{Chain, Classifier, Layer, Residual};
+pub use layer::{Branches, Chain, Classifier, Layer, Residual};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use loss::{CrossEntropy, cross_entropy, mean_cross_entropy};
 pub use optimizer::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
 pub use parameters::{Gradients, ParameterId, Parameters};
-pub use tape::{Mode, Tape};
+pub use pool::{MaxPool, MeanPool, PatchMerging};
+pub use scale::LayerScale;
+pub use stochastic::StochasticDepth;
+pub use tape::{BatchStatistics, Mode, Noise, StatisticsIds, Tape};
 pub use tokens::{ClassTokenAndPositions, SelectToken};
+pub use windows::{WindowMerge, WindowPartition, Windows};

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::element::Element;
 use crate::elementwise::column_sums;
 use crate::host::{Host, tensor, with_element};
-use crate::native::{Matrix, Threads, build_with, product, vectorized};
+use crate::native::{Matrix, Threads, build_with, product, transpose, vectorized};
 use crate::{Activation, Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
 /// `activation(x Wᵀ + b)` over the last dimension of `x` (…, in); the result is (…, out).
@@ -67,6 +67,12 @@ impl Linear {
                 #[inline(always)]
                 |z| Activation::QuickGelu.value(z),
             ),
+            Activation::Relu => bias_and_activation(
+                &mut z,
+                &bias,
+                #[inline(always)]
+                |z| Activation::Relu.value(z),
+            ),
         };
         if tape.is_recording() {
             tape.push(tensor(z, shape.clone())?);
@@ -104,8 +110,16 @@ pub(crate) fn affine_product<T: Element>(x: &Tensor, weight: &Tensor) -> Result<
     let (x, weight) = (Host::new(x)?, Host::new(weight)?);
     let (x, weight) = (x.read::<T>()?, weight.read::<T>()?);
     let x = Matrix::new(&x, x.len() / in_features, in_features);
-    Ok(product(x, Matrix::new(&weight, out_features, in_features).transposed(), Threads::All))
+    if x.rows() < ROWS_WORTH_A_TRANSPOSE {
+        return Ok(product(x, Matrix::new(&weight, out_features, in_features).transposed(), Threads::All));
+    }
+    let columns = transpose(&weight, in_features);
+    Ok(product(x, Matrix::new(&columns, in_features, out_features), Threads::All))
 }
+
+/// A product by a transposed matrix reads that with long strides, up to 1.7 times slower than by a transposed copy. From
+/// this number of rows on, the copy costs less than it saves.
+const ROWS_WORTH_A_TRANSPOSE: usize = 128;
 
 /// Adds the gradients of `weight` and `bias` that are wanted.
 pub(crate) fn linear_gradients<T: Element>(

@@ -6,6 +6,7 @@
 //! picks its kernel at run time.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
@@ -38,6 +39,11 @@ impl<'a, T> Matrix<'a, T> {
     pub(crate) fn strided(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(extent(rows, columns, row_stride) <= data.len(), "matrix view leaves its slice");
         Self { data, rows, columns, row_stride, column_stride: 1 }
+    }
+
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
 
     /// The same elements with rows and columns exchanged.
@@ -77,19 +83,26 @@ impl<'a, T> MatrixMut<'a, T> {
         Self::strided(data, rows, columns, columns)
     }
 
-    /// Cuts the matrix into panels of `width` columns, which can be written at the same time.
+    /// Cuts the matrix into panels of `width` columns (the last may be narrower), which can be written at the same time.
     pub(crate) fn split_columns(self, width: usize) -> Vec<Self> {
-        assert!(width > 0 && self.columns.is_multiple_of(width), "panels must cover the columns exactly");
+        assert!(width > 0, "panels need a width");
         let panel = |index: usize| Self {
             // SAFETY: `index * width` is a column of this matrix, so the offset stays inside the borrowed slice.
             // The panels share no element, because each covers other columns and rows do not overlap.
             start: unsafe { self.start.add(index * width) },
             rows: self.rows,
-            columns: width,
+            columns: width.min(self.columns - index * width),
             row_stride: self.row_stride,
             borrow: PhantomData,
         };
-        if self.rows == 0 { Vec::new() } else { (0..self.columns / width).map(panel).collect() }
+        if self.rows == 0 { Vec::new() } else { (0..self.columns.div_ceil(width)).map(panel).collect() }
+    }
+
+    /// The elements of one row.
+    pub(crate) fn row_mut(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows, "row outside the matrix");
+        // SAFETY: the row lies inside the exclusively borrowed slice, and its columns are contiguous.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.row_stride), self.columns) }
     }
 
     /// The rows `first..first + count` of this matrix, borrowed for a while.
@@ -221,6 +234,83 @@ pub(crate) fn build<T: Element>(len: usize, chunk: usize, fill: impl Fn(usize, &
     )
 }
 
+/// [`build`] with a scratch value that a thread keeps from chunk to chunk, so that its content must not matter.
+pub(crate) fn build_with_scratch<T: Element, S>(
+    len: usize,
+    chunk: usize,
+    scratch: impl Fn() -> S + Sync + Send,
+    fill: impl Fn(usize, &mut [T], &mut S) + Sync,
+) -> Vec<T> {
+    let chunk = chunk.max(1);
+    let mut buffer = Vec::<T>::with_capacity(len);
+    let spare = &mut buffer.spare_capacity_mut()[..len];
+    spare.par_chunks_mut(chunk).enumerate().for_each_init(scratch, |scratch, (index, part)| {
+        let part = zeroed(part);
+        vectorized(
+            #[inline(always)]
+            || fill(index * chunk, part, scratch),
+        );
+    });
+    // SAFETY: the chunks cover the first `len` elements and each was initialised.
+    unsafe { buffer.set_len(len) };
+    buffer
+}
+
+/// Side of the square blocks that [`transpose`] works on: one cache line of f32.
+const TILE: usize = 16;
+
+/// A row-major matrix of `columns` columns with rows and columns exchanged.
+pub(crate) fn transpose<T: Element>(matrix: &[T], columns: usize) -> Vec<T> {
+    let rows = matrix.len().checked_div(columns).unwrap_or(0);
+    build(
+        matrix.len(),
+        TILE * rows,
+        #[inline(always)]
+        |at, out| {
+            let first = at / rows;
+            for row in (0..rows).step_by(TILE) {
+                let height = TILE.min(rows - row);
+                for (column, out) in out.chunks_exact_mut(rows).enumerate() {
+                    let source = matrix[row * columns + first + column..].iter().step_by(columns);
+                    for (out, value) in out[row..row + height].iter_mut().zip(source) {
+                        *out = *value;
+                    }
+                }
+            }
+        },
+    )
+}
+
+/// Rows of `width` elements in another order: row i of the result is row `source(i)` of `rows`.
+pub(crate) fn reorder_rows<T: Element>(
+    rows: &[T],
+    width: usize,
+    source: impl Fn(usize) -> usize + Sync,
+) -> Vec<T> {
+    let block = (CHUNK / width.max(1)).max(1);
+    build(
+        rows.len(),
+        block * width,
+        #[inline(always)]
+        |at, out| {
+            for (index, out) in out.chunks_exact_mut(width).enumerate() {
+                let start = source(at / width + index) * width;
+                out.copy_from_slice(&rows[start..start + width]);
+            }
+        },
+    )
+}
+
+/// Initialises every element with zero.
+#[inline(always)]
+fn zeroed<T: Element>(part: &mut [MaybeUninit<T>]) -> &mut [T] {
+    for element in part.iter_mut() {
+        element.write(T::zero());
+    }
+    // SAFETY: the loop above initialised every element.
+    unsafe { part.assume_init_mut() }
+}
+
 /// [`build`] with one more thing handed to each chunk, usually a mutable piece of a second, smaller output.
 pub(crate) fn build_with<T: Element, E: Send>(
     len: usize,
@@ -233,11 +323,7 @@ pub(crate) fn build_with<T: Element, E: Send>(
     let mut buffer = Vec::<T>::with_capacity(len);
     let spare = &mut buffer.spare_capacity_mut()[..len];
     spare.par_chunks_mut(chunk).zip(extra).enumerate().for_each(|(index, (part, extra))| {
-        for element in part.iter_mut() {
-            element.write(T::zero());
-        }
-        // SAFETY: the loop above initialised every element of the chunk.
-        let part = unsafe { part.assume_init_mut() };
+        let part = zeroed(part);
         vectorized(
             #[inline(always)]
             || fill(index * chunk, part, extra),

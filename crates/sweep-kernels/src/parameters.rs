@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::Tensor;
 
-use crate::{Error, Result, elementwise};
+use crate::{BatchStatistics, Error, Result, elementwise};
 
 /// The position of a tensor in the [`Parameters`] that handed it out.
 ///
@@ -22,10 +22,20 @@ impl ParameterId {
 ///
 /// Optimizers overwrite the storage of these tensors in place. A tensor cloned from [`Parameters::get`] shares that
 /// storage and changes with it; [`Parameters::snapshot`] gives independent copies.
+///
+/// Some of them may be buffers: they belong to the model and are saved with it, but no gradient and no optimizer ever
+/// touches them (the running statistics of batch norm).
 #[derive(Debug, Default)]
 pub struct Parameters {
-    entries: Vec<(String, Tensor)>,
+    entries: Vec<Entry>,
     by_name: HashMap<String, ParameterId>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    tensor: Tensor,
+    is_buffer: bool,
 }
 
 impl Parameters {
@@ -34,21 +44,32 @@ impl Parameters {
         Self::default()
     }
 
-    /// Adds a copy of a tensor under a new name.
+    /// Adds a copy of a tensor under a new name, to be trained.
     ///
     /// # Errors
     /// [`Error::DuplicateParameter`] if the name is taken.
+    pub fn add(&mut self, name: impl Into<String>, tensor: Tensor) -> Result<ParameterId> {
+        self.push(name.into(), tensor, false)
+    }
+
+    /// Adds a copy of a tensor under a new name, as a buffer. Its dtype may be any.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateParameter`] if the name is taken.
+    pub fn add_buffer(&mut self, name: impl Into<String>, tensor: Tensor) -> Result<ParameterId> {
+        self.push(name.into(), tensor, true)
+    }
+
     #[expect(
         clippy::needless_pass_by_value,
         reason = "callers hand the tensor over; its buffer is freed at once"
     )]
-    pub fn add(&mut self, name: impl Into<String>, tensor: Tensor) -> Result<ParameterId> {
-        let name = name.into();
+    fn push(&mut self, name: String, tensor: Tensor, is_buffer: bool) -> Result<ParameterId> {
         let id = ParameterId(self.entries.len());
         if self.by_name.insert(name.clone(), id).is_some() {
             return Err(Error::DuplicateParameter { name });
         }
-        self.entries.push((name, tensor.force_contiguous()?));
+        self.entries.push(Entry { name, tensor: tensor.force_contiguous()?, is_buffer });
         Ok(id)
     }
 
@@ -57,7 +78,7 @@ impl Parameters {
     /// # Panics
     /// If `id` comes from other parameters and lies beyond the end of these.
     pub fn get(&self, id: ParameterId) -> &Tensor {
-        &self.entries[id.0].1
+        &self.entries[id.0].tensor
     }
 
     /// Replaces the tensor of `id` by a copy of one of the same shape and dtype.
@@ -69,7 +90,7 @@ impl Parameters {
         reason = "callers hand the tensor over; its buffer is freed at once"
     )]
     pub fn set(&mut self, id: ParameterId, tensor: Tensor) -> Result<()> {
-        let slot = &mut self.entries[id.0].1;
+        let slot = &mut self.entries[id.0].tensor;
         if slot.dims() != tensor.dims() {
             let expected = format!("{:?}, the shape of the parameter", slot.dims());
             return Err(Error::Shape { operation: "Parameters::set", got: tensor.dims().to_vec(), expected });
@@ -88,18 +109,40 @@ impl Parameters {
 
     /// The name of the tensor of `id`.
     pub fn name(&self, id: ParameterId) -> &str {
-        &self.entries[id.0].0
+        &self.entries[id.0].name
     }
 
-    /// All tensors in the order they were added.
+    /// Whether the tensor of `id` is a buffer.
+    pub fn is_buffer(&self, id: ParameterId) -> bool {
+        self.entries[id.0].is_buffer
+    }
+
+    /// All tensors in the order they were added, buffers included.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (ParameterId, &str, &Tensor)> {
-        self.entries
-            .iter()
-            .enumerate()
-            .map(|(index, (name, tensor))| (ParameterId(index), name.as_str(), tensor))
+        let entries = self.entries.iter().enumerate();
+        entries.map(|(index, entry)| (ParameterId(index), entry.name.as_str(), &entry.tensor))
     }
 
-    /// Number of tensors.
+    /// The tensors that are trained, in the order they were added.
+    pub fn trainable(&self) -> impl Iterator<Item = (ParameterId, &str, &Tensor)> {
+        self.iter().filter(|(id, ..)| !self.is_buffer(*id))
+    }
+
+    /// Moves the running statistics of batch norms towards what a forward pass in training mode saw, and counts the
+    /// update: `running = (1 - momentum) · running + momentum · batch`, as PyTorch does in every such pass.
+    pub fn update_statistics(&mut self, statistics: &[BatchStatistics]) -> Result<()> {
+        for BatchStatistics { buffers, momentum, mean, variance } in statistics {
+            for (id, batch) in [(buffers.mean, mean), (buffers.variance, variance)] {
+                let updated = (self.get(id).affine(1.0 - momentum, 0.0)? + batch.affine(*momentum, 0.0)?)?;
+                self.set(id, updated)?;
+            }
+            let updates = self.get(buffers.updates).to_scalar::<i64>()?;
+            self.set(buffers.updates, Tensor::new(updates + 1, &candle_core::Device::Cpu)?)?;
+        }
+        Ok(())
+    }
+
+    /// Number of tensors, buffers included.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -109,14 +152,14 @@ impl Parameters {
         self.entries.is_empty()
     }
 
-    /// Number of scalars in all tensors together.
+    /// Number of scalars in all trained tensors together; buffers do not count, as in PyTorch.
     pub fn element_count(&self) -> usize {
-        self.entries.iter().map(|(_, tensor)| tensor.elem_count()).sum()
+        self.trainable().map(|(.., tensor)| tensor.elem_count()).sum()
     }
 
     /// Independent copies of all tensors, which later optimizer steps do not change.
     pub fn snapshot(&self) -> Result<Vec<(String, Tensor)>> {
-        self.entries.iter().map(|(name, tensor)| Ok((name.clone(), tensor.copy()?))).collect()
+        self.entries.iter().map(|entry| Ok((entry.name.clone(), entry.tensor.copy()?))).collect()
     }
 }
 
@@ -138,15 +181,16 @@ impl Gradients {
         Self { slots: Vec::new() }
     }
 
-    /// A gradient is wanted for every parameter.
+    /// A gradient is wanted for every parameter that is no buffer.
     pub fn wanted(parameters: &Parameters) -> Self {
         Self::wanted_where(parameters, |_| true)
     }
 
-    /// A gradient is wanted for the parameters whose name passes `choose`.
+    /// A gradient is wanted for the parameters that are no buffers and whose name passes `choose`.
     pub fn wanted_where(parameters: &Parameters, choose: impl Fn(&str) -> bool) -> Self {
-        let slot = |name: &str| if choose(name) { Slot::Wanted(None) } else { Slot::Frozen };
-        Self { slots: parameters.iter().map(|(_, name, _)| slot(name)).collect() }
+        let wanted = |entry: &Entry| !entry.is_buffer && choose(&entry.name);
+        let slot = |entry| if wanted(entry) { Slot::Wanted(None) } else { Slot::Frozen };
+        Self { slots: parameters.entries.iter().map(slot).collect() }
     }
 
     /// Whether a layer should compute the gradient of `id`.

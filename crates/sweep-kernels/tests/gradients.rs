@@ -4,22 +4,13 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use common::{check_layer, differences, scattered, tensor, values};
+use common::{check_layer, differences, parameters, scattered, tensor, values};
 use proptest::prelude::*;
 use sweep_kernels::{
     Activation, Chain, ClassTokenAndPositions, Error, Gradients, Layer, LayerNorm, Linear, Mode, Normalize,
     Parameters, PatchEmbedding, Residual, SelectToken, SelfAttention, Tape, cross_entropy,
     mean_cross_entropy,
 };
-
-/// Parameters of the given names and shapes.
-fn parameters(entries: &[(&str, &[usize])]) -> Parameters {
-    let mut parameters = Parameters::new();
-    for (seed, (name, shape)) in entries.iter().enumerate() {
-        parameters.add(*name, tensor(seed as u64 + 10, shape)).unwrap();
-    }
-    parameters
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
@@ -112,12 +103,12 @@ fn attention_over_more_tokens_than_a_block_of_queries() {
     let x = tensor(9, &[1, 300, 6]);
     let layer = SelfAttention::new(1);
     let mut tape = Tape::recording();
-    let y = layer.forward(&Parameters::new(), x.clone(), &mut tape, Mode::Train).unwrap();
+    let y = layer.forward(&Parameters::new(), x.clone(), &mut tape, Mode::Evaluation).unwrap();
     let direction = tensor(10, y.dims());
     let p = Parameters::new();
     let dx = values(&layer.backward(&p, direction.clone(), &mut tape, &mut Gradients::none()).unwrap());
     let scalar = |x: Tensor| -> f64 {
-        let y = layer.forward(&p, x, &mut Tape::off(), Mode::Train).unwrap();
+        let y = layer.forward(&p, x, &mut Tape::off(), Mode::Evaluation).unwrap();
         (y * &direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
     };
     let along = tensor(11, x.dims());
@@ -154,7 +145,7 @@ fn single_precision_activations_follow_double_precision_everywhere() {
         let run = |dtype: DType| {
             let mut tape = Tape::recording();
             let p = Parameters::new();
-            let y = activation.forward(&p, x.to_dtype(dtype).unwrap(), &mut tape, Mode::Train).unwrap();
+            let y = activation.forward(&p, x.to_dtype(dtype).unwrap(), &mut tape, Mode::Evaluation).unwrap();
             let dy = ones.to_dtype(dtype).unwrap();
             let dx = activation.backward(&p, dy, &mut tape, &mut Gradients::none()).unwrap();
             (values(&y), values(&dx))
@@ -171,7 +162,8 @@ fn single_precision_activations_follow_double_precision_everywhere() {
 fn not_a_number_survives_every_activation_and_the_loss() {
     let x = Tensor::new(&[[f32::NAN, 1.0, 2.0]], &Device::Cpu).unwrap();
     for activation in [Activation::Gelu, Activation::QuickGelu] {
-        let y = activation.forward(&Parameters::new(), x.clone(), &mut Tape::off(), Mode::Train).unwrap();
+        let y =
+            activation.forward(&Parameters::new(), x.clone(), &mut Tape::off(), Mode::Evaluation).unwrap();
         let y = values(&y);
         assert!(y[0].is_nan() && !y[1].is_nan());
     }
@@ -193,7 +185,7 @@ fn cross_entropy_of_huge_logits_is_finite() {
 fn wrong_inputs_are_refused() {
     let p = parameters(&[("weight", &[4, 3]), ("bias", &[4])]);
     let layer = Linear::new(p.id("weight").unwrap(), p.id("bias"));
-    let run = |x: Tensor| layer.forward(&p, x, &mut Tape::off(), Mode::Train).unwrap_err();
+    let run = |x: Tensor| layer.forward(&p, x, &mut Tape::off(), Mode::Evaluation).unwrap_err();
     assert!(matches!(run(tensor(0, &[2, 5])), Error::Shape { operation: "Linear", .. }));
     let half = tensor(0, &[2, 3]).to_dtype(DType::F16).unwrap();
     assert!(matches!(run(half), Error::UnsupportedDtype { dtype: DType::F16, .. }));
@@ -203,7 +195,7 @@ fn wrong_inputs_are_refused() {
     ));
     assert!(matches!(cross_entropy(&tensor(0, &[2, 3]), &[0]), Err(Error::Shape { .. })));
     assert!(matches!(
-        SelfAttention::new(2).forward(&p, tensor(0, &[1, 2, 9]), &mut Tape::off(), Mode::Train),
+        SelfAttention::new(2).forward(&p, tensor(0, &[1, 2, 9]), &mut Tape::off(), Mode::Evaluation),
         Err(Error::Shape { .. })
     ));
     let empty = layer.backward(&p, tensor(0, &[2, 4]), &mut Tape::off(), &mut Gradients::none());
@@ -248,7 +240,7 @@ fn results_are_the_same_for_any_number_of_threads() {
     let run = |threads: usize| {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
             let mut tape = Tape::recording();
-            let y = layer.forward(&p, x.clone(), &mut tape, Mode::Train).unwrap();
+            let y = layer.forward(&p, x.clone(), &mut tape, Mode::Evaluation).unwrap();
             let mut gradients = Gradients::wanted(&p);
             let dx = layer.backward(&p, y.clone(), &mut tape, &mut gradients).unwrap();
             let gradients: Vec<f64> = gradients.iter().flat_map(|(_, gradient)| values(gradient)).collect();

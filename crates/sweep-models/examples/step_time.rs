@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use sweep_kernels::{
-    AdamW, AdamWSettings, Classifier, Gradients, Mode, Optimizer, ParameterGroup, Tape, mean_cross_entropy,
+    AdamW, AdamWSettings, Classifier, Gradients, Mode, Noise, Optimizer, ParameterGroup, Tape,
+    mean_cross_entropy,
 };
 use sweep_models::{Architecture, Model, VitConfig};
 
@@ -68,7 +69,7 @@ fn measure(config: VitConfig, batch: usize, repetitions: usize) -> Result<()> {
     })?;
     report("clean step", repetitions, || {
         let mut tape = Tape::recording();
-        let output = model.forward(&images, &mut tape, Mode::Train)?;
+        let output = model.forward(&images, &mut tape, Mode::Train(Noise::new(0, 0)))?;
         let (_, dlogits) = mean_cross_entropy(&output.logits, &labels)?;
         let mut gradients = Gradients::wanted(model.parameters());
         model.backward(dlogits, tape, &mut gradients)?;

@@ -54,6 +54,14 @@ pub enum Error {
     /// A Hub configuration is not valid JSON of the expected form.
     #[error("config.json: {0}")]
     Json(#[from] serde_json::Error),
+    /// A file of weights cannot be understood.
+    #[error("{}: {problem}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A safetensors file cannot be written.
     #[error("safetensors: {0}")]
     Safetensors(#[from] safetensors::SafeTensorError),
@@ -106,8 +114,8 @@ impl std::fmt::Display for Mismatch {
         }
         for Misshaped { name, got, expected } in &self.misshaped {
             write!(f, "; `{name}` has shape {got:?}, expected {expected:?}")?;
-            if name == "pos_embed" {
-                write!(f, " (position embeddings are not resampled: use the checkpoint's image size)")?;
+            if crate::weights::can_be_resampled(name) {
+                write!(f, " (only square grids of as many channels or heads can be resampled)")?;
             }
         }
         Ok(())

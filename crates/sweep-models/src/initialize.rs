@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use sweep_kernels::{ParameterId, Parameters};
 
 use crate::error::{Mismatch, Misshaped};
+use crate::weights::resample;
 use crate::{Error, Result};
 
 /// A source of independent uniform numbers in [0, 1). The same sequence gives the same network.
@@ -16,6 +17,7 @@ pub type Uniforms<'a> = &'a mut dyn FnMut() -> f64;
 pub(crate) enum Initial {
     Zeros,
     Ones,
+    Constant(f64),
     /// Normal with mean 0 and this standard deviation. timm's `trunc_normal_` cuts at ±2, which at its standard
     /// deviation of 0.02 is 100 deviations away, so nothing is cut here.
     Normal(f64),
@@ -33,6 +35,7 @@ impl Initial {
         match self {
             Self::Zeros => 0.0,
             Self::Ones => 1.0,
+            Self::Constant(value) => value,
             Self::Normal(deviation) => {
                 // Box and Muller; 1 - u lies in (0, 1], so that the logarithm is finite.
                 let radius = (-2.0 * (1.0 - uniforms()).ln()).sqrt();
@@ -61,6 +64,7 @@ pub(crate) struct Builder<'a> {
     parameters: Parameters,
     dtype: DType,
     values: Values<'a>,
+    stochastic_layers: u64,
 }
 
 /// Whether a timm name belongs to the classifier of any backbone.
@@ -70,7 +74,7 @@ pub(crate) fn is_head(name: &str) -> bool {
 
 impl<'a> Builder<'a> {
     pub(crate) fn new(dtype: DType, values: Values<'a>) -> Self {
-        Self { parameters: Parameters::new(), dtype, values }
+        Self { parameters: Parameters::new(), dtype, values, stochastic_layers: 0 }
     }
 
     /// Adds the parameter `name` of `shape`.
@@ -86,6 +90,35 @@ impl<'a> Builder<'a> {
             }
         };
         Ok(self.parameters.add(name, tensor.to_dtype(self.dtype)?)?)
+    }
+
+    /// Adds a tensor that is saved but not trained, of the shape of `initial`.
+    pub(crate) fn add_buffer(&mut self, name: &str, initial: Tensor) -> Result<ParameterId> {
+        let tensor = match &mut self.values {
+            Values::Random(_) => initial,
+            Values::Checkpoint { tensors, mismatch, .. } => {
+                fitting(name, initial.dims(), tensors.remove(name), mismatch)?
+            }
+        };
+        Ok(self.parameters.add_buffer(name, tensor.to_dtype(self.dtype)?)?)
+    }
+
+    /// Adds a counter, an I64 scalar. It starts at 0, also where a checkpoint lacks it: such files come from versions
+    /// of PyTorch that did not count, and as in PyTorch it decides nothing.
+    pub(crate) fn add_counter(&mut self, name: &str) -> Result<ParameterId> {
+        let mut tensor = Tensor::new(0_i64, &Device::Cpu)?;
+        if let Values::Checkpoint { tensors, mismatch, .. } = &mut self.values
+            && let Some(stored) = tensors.remove(name)
+        {
+            tensor = fitting(name, &[], Some(stored), mismatch)?;
+        }
+        Ok(self.parameters.add_buffer(name, tensor.to_dtype(DType::I64)?)?)
+    }
+
+    /// A number that tells the stochastic layers of a network apart.
+    pub(crate) fn next_stochastic_layer(&mut self) -> u64 {
+        self.stochastic_layers += 1;
+        self.stochastic_layers
     }
 
     /// The parameters, if the checkpoint (when there is one) held exactly those of the network.
@@ -107,15 +140,17 @@ fn draw(shape: &[usize], initial: Initial, uniforms: Uniforms<'_>) -> Result<Ten
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-/// The stored tensor, or a placeholder after noting what is wrong with it.
+/// The stored tensor, resampled where its kind allows it, or a placeholder after noting what is wrong with it.
 fn fitting(name: &str, shape: &[usize], stored: Option<Tensor>, mismatch: &mut Mismatch) -> Result<Tensor> {
     match stored {
         Some(tensor) if tensor.dims() == shape => return Ok(tensor),
-        Some(tensor) => mismatch.misshaped.push(Misshaped {
-            name: name.to_owned(),
-            got: tensor.dims().to_vec(),
-            expected: shape.to_vec(),
-        }),
+        Some(tensor) => {
+            if let Some(resampled) = resample(name, &tensor, shape)? {
+                return Ok(resampled);
+            }
+            let (got, expected) = (tensor.dims().to_vec(), shape.to_vec());
+            mismatch.misshaped.push(Misshaped { name: name.to_owned(), got, expected });
+        }
         None => mismatch.missing.push(name.to_owned()),
     }
     Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?)

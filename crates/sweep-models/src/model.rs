@@ -3,56 +3,10 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Tensor};
-use serde::{Deserialize, Serialize};
-use sweep_kernels::{Chain, Classifier, Gradients, Layer, Linear, Mode, Parameters, Tape};
+use sweep_kernels::{BatchStatistics, Chain, Classifier, Gradients, Layer, Linear, Mode, Parameters, Tape};
 
 use crate::initialize::{Builder, Head, Uniforms, Values, is_head};
-use crate::{Result, VitConfig};
-
-/// The numbers of a network of any supported family.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "family", rename_all = "snake_case")]
-pub enum Architecture {
-    /// A vision transformer, CLIP image towers included.
-    Vit(VitConfig),
-}
-
-impl Architecture {
-    /// The same network with another number of classes.
-    #[must_use]
-    pub fn with_classes(self, num_classes: usize) -> Self {
-        match self {
-            Self::Vit(config) => Self::Vit(VitConfig { num_classes, ..config }),
-        }
-    }
-
-    /// Number of logits.
-    pub fn num_classes(&self) -> usize {
-        match self {
-            Self::Vit(config) => config.num_classes,
-        }
-    }
-
-    /// Number of features that the head gets.
-    pub fn num_features(&self) -> usize {
-        match self {
-            Self::Vit(config) => config.embed_dim,
-        }
-    }
-
-    /// Height and width of the input in pixels.
-    pub fn image_size(&self) -> usize {
-        match self {
-            Self::Vit(config) => config.image_size,
-        }
-    }
-
-    fn compose(&self, builder: &mut Builder<'_>) -> Result<(Chain, Linear)> {
-        match self {
-            Self::Vit(config) => config.compose(builder),
-        }
-    }
-}
+use crate::{Architecture, Mismatch, Result, weights};
 
 /// A network that classifies images (N, 3, H, W) with pixels in [0, 1]; normalisation is its first layer.
 pub struct Model {
@@ -80,7 +34,8 @@ impl Model {
         Self::build(architecture, dtype, Values::Random(uniforms))
     }
 
-    /// A network with the tensors of a checkpoint under timm's names, converted to `dtype`.
+    /// A network with the tensors of a checkpoint, converted to `dtype`. Their names may be those of timm, of an
+    /// open_clip image tower or of the original Swin release; [`Model::load`] tells the rules.
     ///
     /// # Errors
     /// [`Error::Mismatch`](crate::Error::Mismatch) with every missing, unexpected and mis-shaped tensor.
@@ -90,11 +45,9 @@ impl Model {
         tensors: HashMap<String, Tensor>,
         head: Head<'_>,
     ) -> Result<Self> {
-        Self::build(
-            architecture,
-            dtype,
-            Values::Checkpoint { tensors, head, mismatch: crate::Mismatch::default() },
-        )
+        let tensors = weights::to_timm(&architecture, tensors, &head)?;
+        let mismatch = Mismatch::default();
+        Self::build(architecture, dtype, Values::Checkpoint { tensors, head, mismatch })
     }
 
     fn build(architecture: Architecture, dtype: DType, values: Values<'_>) -> Result<Self> {
@@ -116,6 +69,13 @@ impl Model {
     /// The parameters, for an optimizer.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
         &mut self.parameters
+    }
+
+    /// Moves the running statistics of the batch norms towards what a forward pass in training mode saw; take them
+    /// from its tape with [`Tape::take_statistics`] before the backward pass consumes it. Without effect on networks
+    /// without batch norm, which note nothing.
+    pub fn update_statistics(&mut self, statistics: &[BatchStatistics]) -> Result<()> {
+        Ok(self.parameters.update_statistics(statistics)?)
     }
 
     /// Whether the parameter called `name` belongs to the head, not to the backbone.

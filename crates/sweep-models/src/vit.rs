@@ -2,12 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 use sweep_kernels::{
-    Activation, Chain, ClassTokenAndPositions, LayerNorm, Linear, Normalize, PatchEmbedding, Residual,
-    SelectToken, SelfAttention,
+    Activation, Chain, ClassTokenAndPositions, Linear, Normalize, PatchEmbedding, Residual, SelectToken,
+    SelfAttention,
 };
 
+use crate::Result;
+use crate::config::{
+    CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, at_least_one, hidden_width, multiple_of, positive_std,
+    refuse, some_hidden_units,
+};
 use crate::initialize::{Builder, Initial};
-use crate::{Error, Result};
 
 /// The numbers of a vision transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,15 +54,6 @@ pub enum VitActivation {
     /// `x sigmoid(1.702 x)`: OpenAI's CLIP and models trained to match it.
     QuickGelu,
 }
-
-/// Normalisation constants of ImageNet, which the paper's code feeds to every backbone but the CLIP ones (A.3).
-pub const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-/// See [`IMAGENET_MEAN`].
-pub const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
-/// Normalisation constants of CLIP.
-pub const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// See [`CLIP_MEAN`].
-pub const CLIP_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 impl VitConfig {
     /// The paper's ViT: `vit_base_patch16_224`, with the ImageNet normalisation of the paper's code (A.3).
@@ -126,56 +121,36 @@ impl VitConfig {
         Self { image_size, patch_size, embed_dim, depth, num_heads, num_classes, ..Self::clip_base() }
     }
 
+    /// Width of a token, which the head gets.
+    pub fn num_features(&self) -> usize {
+        self.embed_dim
+    }
+
     /// Number of tokens, the class token included.
     pub fn tokens(&self) -> usize {
         (self.image_size / self.patch_size).pow(2) + 1
     }
 
-    /// Width of the hidden layer of the MLPs.
-    pub fn hidden(&self) -> usize {
-        (self.embed_dim as f64 * self.mlp_ratio) as usize
-    }
-
     /// Refuses numbers that describe no network.
     ///
     /// # Errors
-    /// [`Error::Architecture`] with the first field that does not fit.
+    /// [`Error::Architecture`](crate::Error::Architecture) with the first field that does not fit.
     pub fn validate(&self) -> Result<()> {
-        let positive = [
+        at_least_one(&[
             ("image_size", self.image_size),
             ("patch_size", self.patch_size),
             ("embed_dim", self.embed_dim),
             ("depth", self.depth),
             ("num_heads", self.num_heads),
             ("num_classes", self.num_classes),
-        ];
-        if let Some((name, value)) = positive.into_iter().find(|(_, value)| *value == 0) {
-            return refuse(name, &value, "at least 1");
-        }
-        if !self.image_size.is_multiple_of(self.patch_size) {
-            return refuse(
-                "image_size",
-                &self.image_size,
-                format!("a multiple of the patch size {}", self.patch_size),
-            );
-        }
-        if !self.embed_dim.is_multiple_of(self.num_heads) {
-            return refuse(
-                "embed_dim",
-                &self.embed_dim,
-                format!("a multiple of the {} heads", self.num_heads),
-            );
-        }
-        if !self.mlp_ratio.is_finite() || self.hidden() == 0 {
-            return refuse("mlp_ratio", &self.mlp_ratio, "a number that leaves at least one hidden unit");
-        }
+        ])?;
+        multiple_of("image_size", self.image_size, self.patch_size, "the patch size")?;
+        multiple_of("embed_dim", self.embed_dim, self.num_heads, "the number of heads")?;
+        some_hidden_units(self.embed_dim, self.mlp_ratio)?;
         if !self.norm_stability.is_finite() || self.norm_stability <= 0.0 {
             return refuse("norm_stability", &self.norm_stability, "a positive number");
         }
-        if let Some(value) = self.std.into_iter().find(|value| !value.is_finite() || *value <= 0.0) {
-            return refuse("std", &value, "positive numbers");
-        }
-        Ok(())
+        positive_std(self.std)
     }
 
     /// Composes the network: the trunk from images to the features (N, `embed_dim`), and the classifier.
@@ -192,7 +167,7 @@ impl VitConfig {
             .then(self.patch_embedding(builder)?)
             .then(ClassTokenAndPositions::new(class_token, positions));
         if self.norm_pre {
-            trunk = trunk.then(self.norm(builder, "norm_pre")?);
+            trunk = trunk.then(builder.layer_norm("norm_pre", width, self.norm_stability)?);
         }
         for block in 0..self.depth {
             let name = format!("blocks.{block}");
@@ -202,31 +177,23 @@ impl VitConfig {
             }
             trunk = trunk.then(Residual(self.mlp(builder, &name)?));
         }
-        trunk = trunk.then(self.norm(builder, "norm")?);
-        let initial = Initial::by_fan_in(width);
-        let weight = builder.add("head.weight", &[self.num_classes, width], initial)?;
-        let bias = builder.add("head.bias", &[self.num_classes], initial)?;
-        Ok((trunk, Linear::new(weight, Some(bias))))
+        trunk = trunk.then(builder.layer_norm("norm", width, self.norm_stability)?);
+        Ok((trunk, builder.head("head", width, self.num_classes)?))
     }
 
     fn patch_embedding(&self, builder: &mut Builder<'_>) -> Result<PatchEmbedding> {
-        let shape = [self.embed_dim, 3, self.patch_size, self.patch_size];
         let initial = Initial::by_fan_in(3 * self.patch_size * self.patch_size);
-        let weight = builder.add("patch_embed.proj.weight", &shape, initial)?;
-        let mut bias = None;
-        if self.patch_bias {
-            bias = Some(builder.add("patch_embed.proj.bias", &[self.embed_dim], initial)?);
-        }
-        Ok(PatchEmbedding::new(weight, bias, self.patch_size))
+        let bias = self.patch_bias.then_some(initial);
+        builder.patch_embedding("patch_embed.proj", self.patch_size, self.embed_dim, initial, bias)
     }
 
     fn attention(&self, builder: &mut Builder<'_>, block: &str) -> Result<Chain> {
         let width = self.embed_dim;
         Ok(Chain::new()
-            .then(self.norm(builder, &format!("{block}.norm1"))?)
-            .then(linear(builder, &format!("{block}.attn.qkv"), width, 3 * width)?)
+            .then(builder.layer_norm(&format!("{block}.norm1"), width, self.norm_stability)?)
+            .then(builder.linear(&format!("{block}.attn.qkv"), width, 3 * width)?)
             .then(SelfAttention::new(self.num_heads))
-            .then(linear(builder, &format!("{block}.attn.proj"), width, width)?))
+            .then(builder.linear(&format!("{block}.attn.proj"), width, width)?))
     }
 
     fn mlp(&self, builder: &mut Builder<'_>, block: &str) -> Result<Chain> {
@@ -234,26 +201,9 @@ impl VitConfig {
             VitActivation::Gelu => Activation::Gelu,
             VitActivation::QuickGelu => Activation::QuickGelu,
         };
-        let (width, hidden) = (self.embed_dim, self.hidden());
+        let (width, hidden) = (self.embed_dim, hidden_width(self.embed_dim, self.mlp_ratio));
         Ok(Chain::new()
-            .then(self.norm(builder, &format!("{block}.norm2"))?)
-            .then(linear(builder, &format!("{block}.mlp.fc1"), width, hidden)?.with_activation(activation))
-            .then(linear(builder, &format!("{block}.mlp.fc2"), hidden, width)?))
+            .then(builder.layer_norm(&format!("{block}.norm2"), width, self.norm_stability)?)
+            .then(builder.mlp(&format!("{block}.mlp"), width, hidden, activation)?))
     }
-
-    fn norm(&self, builder: &mut Builder<'_>, name: &str) -> Result<LayerNorm> {
-        let weight = builder.add(&format!("{name}.weight"), &[self.embed_dim], Initial::Ones)?;
-        let bias = builder.add(&format!("{name}.bias"), &[self.embed_dim], Initial::Zeros)?;
-        Ok(LayerNorm::new(weight, bias, self.norm_stability))
-    }
-}
-
-fn linear(builder: &mut Builder<'_>, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
-    let weight = builder.add(&format!("{name}.weight"), &[outputs, inputs], Initial::Normal(0.02))?;
-    let bias = builder.add(&format!("{name}.bias"), &[outputs], Initial::Zeros)?;
-    Ok(Linear::new(weight, Some(bias)))
-}
-
-fn refuse(name: &'static str, value: &impl ToString, expected: impl Into<String>) -> Result<()> {
-    Err(Error::Architecture { name, value: value.to_string(), expected: expected.into() })
 }

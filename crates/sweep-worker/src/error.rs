@@ -51,12 +51,9 @@ pub enum Error {
         /// The device.
         device: String,
     },
-    /// This build cannot train such a network.
-    #[error("this build cannot train {family} yet, only vit")]
-    Family {
-        /// The family of architectures.
-        family: &'static str,
-    },
+    /// The operating system gave no threads.
+    #[error("cannot start the threads that compute: {0}")]
+    Threads(rayon::ThreadPoolBuildError),
     /// The weights are on the Hub.
     #[error(
         "weights of `{repository}` cannot be fetched by this build: give a local file with {{kind: file, path: …}}"
@@ -174,7 +171,7 @@ impl Error {
             | Self::Spec { .. }
             | Self::OtherRun { .. }
             | Self::Device { .. }
-            | Self::Family { .. }
+            | Self::Threads(_)
             | Self::HubWeights { .. }
             | Self::TooFewClasses { .. }
             | Self::Kernel(_)

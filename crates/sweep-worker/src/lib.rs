@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use sweep_core::event::Event;
 use sweep_core::home::Home;
-use sweep_core::spec::{Architecture, RunId, RunSpec};
+use sweep_core::spec::{RunId, RunSpec};
 
 pub use digest::digest_file;
 pub use error::{Error, Result};
@@ -67,8 +67,8 @@ impl Ending {
 }
 
 /// Returns why this build cannot train a network of this shape, or `None` if it can.
-pub fn unsupported(architecture: &Architecture) -> Option<String> {
-    network::describable(architecture).err().map(|error| error.with_causes())
+pub fn unsupported(spec: &RunSpec) -> Option<String> {
+    network::describable(spec).err().map(|error| error.with_causes())
 }
 
 /// Carries out one attempt and says how it ended. Whatever goes wrong is also the last event of the attempt.
@@ -102,14 +102,17 @@ fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &mut EventLog) 
     if arguments.device != "cpu" {
         return Err(Error::Device { device: arguments.device.clone() });
     }
-    // Fails only where a pool exists already, as in tests that run several attempts in one process.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global();
-    if pool.is_err() {
+    // The loader prepares batches in the global pool. Fails only where that exists already, as in tests that run
+    // several attempts in one process.
+    if rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global().is_err() {
         tracing::debug!("the thread pool of the process exists already");
     }
     let spec = read_spec(home, arguments.run)?;
-    let session = session::Session::open(past, home, spec, stop, log)?;
-    session.run()
+    // The attempt itself runs on a thread of its own pool: handing every operation over to another thread would cost
+    // more than a small operation, and a loader that shared the pool could wait for it forever.
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build().map_err(Error::Threads)?;
+    pool.install(|| session::Session::open(past, home, spec, stop, log)?.run())
 }
 
 fn read_spec(home: &Home, run: RunId) -> Result<RunSpec> {

@@ -11,7 +11,8 @@ use sweep_core::spec::{
 };
 use sweep_kernels::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
 use sweep_models::{
-    Architecture, Head, HubConfig, IMAGENET_MEAN, IMAGENET_STD, Model, VitActivation, VitConfig,
+    Architecture, ConvnextConfig, Head, HubConfig, Model, ResnetBlock, ResnetConfig, SwinConfig,
+    VitActivation, VitConfig,
 };
 
 use crate::digest::read_digest;
@@ -26,11 +27,10 @@ pub(crate) struct Loaded {
 
 /// Builds the network of a run with `classes` classes: pretrained weights and a new head, or random weights.
 pub(crate) fn load(spec: &RunSpec, classes: u32, home: &Home) -> Result<Loaded> {
-    let backbone = &spec.backbone.definition;
-    let architecture = architecture(&backbone.architecture, classes, &backbone.normalization)?;
+    let architecture = architecture(spec, classes)?;
     let mut stream = Stream::new(spec.seed, Purpose::Initialization, 0, 0);
     let mut uniforms = || stream.uniform();
-    let Some(Weights { path, expected }) = weights(&backbone.weights, home)? else {
+    let Some(Weights { path, expected }) = weights(&spec.backbone.definition.weights, home)? else {
         let model = Model::new(architecture, DType::F32, &mut uniforms)?;
         return Ok(Loaded { model, weights_digest: None });
     };
@@ -91,42 +91,68 @@ pub(crate) fn check_attacks(spec: &RunSpec, classes: u32) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a network of this shape can be trained here and that its model can be saved for timm afterwards.
-pub(crate) fn describable(shape: &spec::Architecture) -> Result<()> {
+/// Checks that the network of a run can be trained here and that its model can be saved for timm afterwards.
+pub(crate) fn describable(spec: &RunSpec) -> Result<()> {
     // Only the shape matters here.
-    let normalization = Normalization { mean: IMAGENET_MEAN, std: IMAGENET_STD };
-    HubConfig::describe(&architecture(shape, 1, &normalization)?)?;
+    HubConfig::describe(&architecture(spec, 1)?)?;
     Ok(())
 }
 
-/// Translates the numbers of a sweep file into those of `sweep-models`.
-pub(crate) fn architecture(
-    architecture: &spec::Architecture,
-    classes: u32,
-    normalization: &Normalization,
-) -> Result<Architecture> {
-    let vit = match architecture {
-        spec::Architecture::Vit(vit) => vit,
-        spec::Architecture::Swin { .. } => return Err(Error::Family { family: "swin" }),
-        spec::Architecture::Convnext { .. } => return Err(Error::Family { family: "convnext" }),
-        spec::Architecture::Resnet { .. } => return Err(Error::Family { family: "resnet" }),
+/// Translates the network of a sweep file into that of `sweep-models`, at the input size of the run.
+fn architecture(spec: &RunSpec, classes: u32) -> Result<Architecture> {
+    let Normalization { mean, std } = spec.backbone.definition.normalization;
+    let image_size = spec.input_size as usize;
+    let sizes = |sizes: &[u32]| sizes.iter().map(|size| *size as usize).collect::<Vec<_>>();
+    let architecture = match &spec.backbone.definition.architecture {
+        spec::Architecture::Vit(shape) => vit(shape, image_size),
+        spec::Architecture::Swin {
+            patch_size, window_size, embed_dim, depths, num_heads, drop_path, ..
+        } => Architecture::Swin(SwinConfig {
+            image_size,
+            patch_size: *patch_size as usize,
+            window_size: *window_size as usize,
+            embed_dim: *embed_dim as usize,
+            depths: sizes(depths),
+            num_heads: sizes(num_heads),
+            drop_path: *drop_path,
+            ..SwinConfig::base()
+        }),
+        spec::Architecture::Convnext { depths, dims, drop_path, .. } => {
+            let (depths, dims, drop_path) = (sizes(depths), sizes(dims), *drop_path);
+            Architecture::Convnext(ConvnextConfig {
+                image_size,
+                depths,
+                dims,
+                drop_path,
+                ..ConvnextConfig::base()
+            })
+        }
+        spec::Architecture::Resnet { block, layers, channels, .. } => {
+            let (layers, channels) = (sizes(layers), sizes(channels));
+            let block = match block {
+                spec::ResnetBlock::Basic => ResnetBlock::Basic,
+                spec::ResnetBlock::Bottleneck => ResnetBlock::Bottleneck,
+            };
+            Architecture::Resnet(ResnetConfig { image_size, block, layers, channels, ..ResnetConfig::base() })
+        }
     };
-    let variant = if vit.clip { VitConfig::clip_base() } else { VitConfig::base() };
-    let config = VitConfig {
-        image_size: vit.image_size as usize,
-        patch_size: vit.patch_size as usize,
-        embed_dim: vit.embed_dim as usize,
-        depth: vit.depth as usize,
-        num_heads: vit.num_heads as usize,
-        mlp_ratio: vit.mlp_ratio,
-        num_classes: classes as usize,
-        activation: if vit.quick_gelu { VitActivation::QuickGelu } else { VitActivation::Gelu },
-        mean: normalization.mean,
-        std: normalization.std,
+    let architecture = architecture.with_classes(classes as usize).with_normalization(mean, std);
+    architecture.validate()?;
+    Ok(architecture)
+}
+
+fn vit(shape: &spec::VitArchitecture, image_size: usize) -> Architecture {
+    let variant = if shape.clip { VitConfig::clip_base() } else { VitConfig::base() };
+    Architecture::Vit(VitConfig {
+        image_size,
+        patch_size: shape.patch_size as usize,
+        embed_dim: shape.embed_dim as usize,
+        depth: shape.depth as usize,
+        num_heads: shape.num_heads as usize,
+        mlp_ratio: shape.mlp_ratio,
+        activation: if shape.quick_gelu { VitActivation::QuickGelu } else { VitActivation::Gelu },
         ..variant
-    };
-    config.validate()?;
-    Ok(Architecture::Vit(config))
+    })
 }
 
 /// Builds the optimizer of a run. Its groups are those of the co-author's code (paper, C): backbone and head with their
@@ -166,7 +192,7 @@ fn groups(model: &Model, rates: [f64; 2], decays: [f64; 2]) -> Vec<ParameterGrou
     let mut groups = Vec::new();
     for is_head in [false, true] {
         for decays_not in [false, true] {
-            let chosen = model.parameters().iter();
+            let chosen = model.parameters().trainable();
             let chosen =
                 chosen.filter(|(_, name, _)| model.is_head(name) == is_head && undecayed(name) == decays_not);
             groups.push(ParameterGroup {

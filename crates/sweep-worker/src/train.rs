@@ -7,8 +7,9 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use sweep_attacks::Attack;
 use sweep_core::event::Phase;
+use sweep_core::random::{Purpose, Stream};
 use sweep_data::{Augmenter, Batch, Batches, epoch_order};
-use sweep_kernels::{Gradients, Mode, Tape, cross_entropy};
+use sweep_kernels::{BatchStatistics, Gradients, Mode, Noise, Tape, cross_entropy};
 
 use crate::checkpoint::Position;
 use crate::evaluate::count_correct;
@@ -58,48 +59,61 @@ impl Session<'_> {
         let done = self.position.step * self.spec.batch_size;
         let images = self.spec.batch_size.min(self.dataset.train().len() - done);
         let mut gradients = Gradients::wanted(self.model.parameters());
+        let mut statistics = Vec::new();
         let mut sums = self.position.sums;
         let mut seen = 0;
         while seen < images {
             // A step that is broken off here has changed nothing and is done again.
             self.stop_if_requested()?;
             let batch = batches.next().ok_or(sweep_data::Error::LoaderStopped)??;
+            let first = seen;
             seen += batch.len() as u32;
-            let (loss, correct) = self.accumulate(epoch, batch, images, &mut gradients)?;
+            let (loss, correct, batch) = self.accumulate(epoch, batch, first, images, &mut gradients)?;
+            statistics.extend(batch);
             sums.loss += loss;
             sums.correct += correct;
         }
         sums.seen += images;
         let multiplier = self.learning_rate_multiplier(epoch.steps);
+        self.model.update_statistics(&statistics)?;
         self.optimizer.step(self.model.parameters_mut(), &gradients, multiplier)?;
         self.position.sums = sums;
         self.position.step += 1;
         self.log.progress(Phase::Training, self.position.epoch, self.position.step, epoch.steps)
     }
 
-    /// Adds the gradient of one micro batch of a step of `images` images; returns the sum of its losses and the number of
-    /// images classified correctly.
+    /// Adds the gradient of one micro batch, which begins with image `first` of a step of `images` images. Returns the
+    /// sum of its losses, the number of images classified correctly, and what its batch norms saw.
     fn accumulate(
         &self,
         epoch: &Epoch,
         batch: Batch,
+        first: u32,
         images: u32,
         gradients: &mut Gradients,
-    ) -> Result<(f64, u32)> {
+    ) -> Result<(f64, u32, Vec<BatchStatistics>)> {
         let Batch { images: pixels, labels, .. } = batch;
         let size = self.dataset.image_size() as usize;
         let clean = Tensor::from_vec(pixels, (labels.len(), 3, size, size), &Device::Cpu)?;
         let perturbed = epoch.attack.craft(&self.model, &clean, &labels, epoch.epsilon)?.images;
         let mut tape = Tape::recording();
-        let logits = self.model.forward(&perturbed, &mut tape, Mode::Train)?.logits;
+        let mode = Mode::Train(Noise::new(self.noise_seed(), first.into()));
+        let logits = self.model.forward(&perturbed, &mut tape, mode)?.logits;
         let loss = cross_entropy(&logits, &labels)?;
         let sum: f64 = loss.losses.to_vec1::<f32>()?.into_iter().map(f64::from).sum();
         if !sum.is_finite() {
             return Err(self.diverged(Phase::Training, sum / labels.len() as f64));
         }
         let mean = loss.gradient.affine(1.0 / f64::from(images), 0.0)?;
+        let statistics = tape.take_statistics();
         self.model.backward(mean, tape, gradients)?;
-        Ok((sum, count_correct(&logits, &labels)?))
+        Ok((sum, count_correct(&logits, &labels)?, statistics))
+    }
+
+    /// Returns the seed of the current step's stochastic depth.
+    fn noise_seed(&self) -> u64 {
+        let Position { epoch, step, .. } = self.position;
+        Stream::new(self.spec.seed, Purpose::DropPath, epoch.into(), step.into()).bits()
     }
 
     /// Returns the failure of a batch whose mean `loss` is not finite.

@@ -5,11 +5,12 @@
 use std::fs;
 use std::path::PathBuf;
 
+use candle_core::Device;
 use sweep_core::dataset::{DatasetSource, ProceduralFamily};
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Record};
 use sweep_core::home::Home;
-use sweep_core::spec::{Architecture, OptimizerSpec, RunSpec, WeightsSource};
+use sweep_core::spec::{Architecture, OptimizerSpec, ResnetBlock, RunSpec, WeightsSource};
 use sweep_testkit::{Workspace, sample_run};
 use sweep_worker::{Arguments, Ending, Stop, run_attempt, unsupported};
 
@@ -244,12 +245,45 @@ fn failures_have_their_class_and_code() {
 }
 
 #[test]
-fn other_families_are_refused_in_words() {
-    let swin = Architecture::Resnet {
-        image_size: 32,
-        block: sweep_core::spec::ResnetBlock::Basic,
-        layers: vec![1, 1, 1, 1],
-    };
-    assert_eq!(unsupported(&swin).as_deref(), Some("this build cannot train resnet yet, only vit"));
-    assert_eq!(unsupported(&tiny_run(0).backbone.definition.architecture), None);
+fn every_family_trains_and_batch_norms_take_part() {
+    let stages = |count: u32| vec![count; 4];
+    let families = [
+        Architecture::Swin {
+            image_size: 32,
+            patch_size: 4,
+            window_size: 4,
+            embed_dim: 8,
+            depths: vec![2, 1],
+            num_heads: vec![2, 4],
+            drop_path: 0.2,
+        },
+        Architecture::Convnext { image_size: 32, depths: stages(1), dims: stages(8), drop_path: 0.1 },
+        Architecture::Resnet {
+            image_size: 32,
+            block: ResnetBlock::Basic,
+            layers: stages(1),
+            channels: stages(8),
+        },
+    ];
+    for architecture in families {
+        let workspace = Workspace::new();
+        let home = Home::new(workspace.home());
+        let mut spec = tiny_run(0);
+        spec.input_size = 32;
+        spec.backbone.definition.architecture = architecture;
+        assert_eq!(unsupported(&spec), None);
+        let (ending, events) = attempt(&home, &spec, 1, &Stop::new());
+        assert_eq!(ending, Ending::Succeeded, "{events:?}");
+        assert_eq!(evaluated(&events).len(), spec.evaluation.points(spec.target_epsilon).len());
+        let tensors =
+            candle_core::safetensors::load(home.model(spec.id()).join("model.safetensors"), &Device::Cpu)
+                .unwrap();
+        let updates = tensors.iter().filter(|(name, _)| name.ends_with("num_batches_tracked"));
+        let steps = spec.epochs * 60_u32.div_ceil(spec.batch_size);
+        let micro_batches = i64::from(steps * spec.batch_size / spec.micro_batch_size);
+        for (name, updates) in updates {
+            let updates = updates.to_scalar::<i64>().unwrap();
+            assert!(updates > 0 && updates <= micro_batches, "{name}: {updates} of {micro_batches}");
+        }
+    }
 }

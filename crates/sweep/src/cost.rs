@@ -145,17 +145,17 @@ fn forward_macs(architecture: &Architecture, input: f64) -> f64 {
             }
             total
         }
-        Architecture::Resnet { block, layers, .. } => resnet_macs(*block, layers, input),
+        Architecture::Resnet { block, layers, channels, .. } => resnet_macs(*block, layers, channels, input),
     }
 }
 
-fn resnet_macs(block: ResnetBlock, layers: &[u32], input: f64) -> f64 {
+fn resnet_macs(block: ResnetBlock, layers: &[u32], widths: &[u32], input: f64) -> f64 {
     let expansion = if block == ResnetBlock::Bottleneck { 4.0 } else { 1.0 };
     let mut pixels = (input / 4.0).powi(2);
     let mut channels = 64.0;
     let mut total = (input / 2.0).powi(2) * 64.0 * 147.0;
-    for (stage, count) in layers.iter().enumerate() {
-        let width = 64.0 * 2_f64.powi(stage as i32);
+    for (stage, (count, width)) in layers.iter().zip(widths).enumerate() {
+        let width = f64::from(*width);
         for index in 0..*count {
             let before = pixels;
             if stage > 0 && index == 0 {

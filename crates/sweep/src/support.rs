@@ -17,7 +17,7 @@ pub(crate) fn check(grid: &Grid) -> Result<()> {
     };
     for (_, spec) in &grid.runs {
         let (backbone, dataset) = (&spec.backbone, &spec.dataset);
-        if let Some(reason) = sweep_worker::unsupported(&backbone.definition.architecture) {
+        if let Some(reason) = sweep_worker::unsupported(spec) {
             add(format!("backbone `{}`: {reason}", backbone.name));
         }
         if let WeightsSource::Hub { repository, .. } = &backbone.definition.weights {

@@ -22,11 +22,11 @@ matrix:
   epsilon_schedule: [{kind: fixed}, {kind: ramp, start: 1, end: 2}]
 ";
 
-/// Three real runs of about a second each: a pretraining and two that start from it.
+/// Five real runs of about a second each: a pretraining and two that start from it, one with batch norm, and one with
+/// stochastic depth.
 const REAL: &str = "
 name: real
 run:
-  backbone: b
   dataset: small
   target_epsilon: 8/255
   epochs: 3
@@ -38,13 +38,24 @@ run:
   validation: {attack: {kind: apgd, steps: 2}}
   evaluation: {attack: {kind: apgd, steps: 2}, max_epsilon: 8/255}
 matrix:
+  backbone: [b, residual, windows]
   epsilon_schedule: [{kind: fixed}, {kind: ramp, start: 1, end: 3}]
+  exclude:
+    - {backbone: residual, epsilon_schedule: {kind: fixed}}
+    - {backbone: windows, epsilon_schedule: {kind: fixed}}
 backbones:
   b:
     architecture: {kind: vit, image_size: 16, patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}
     weights:
       kind: pretrain
       run: {dataset: before, epochs: 1, batch_size: 32, learning_rate_schedule: {kind: constant}}
+  residual:
+    architecture: {kind: resnet, image_size: 16, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}
+    weights: {kind: random}
+  windows:
+    architecture:
+      {kind: swin, image_size: 16, patch_size: 2, window_size: 4, embed_dim: 8, depths: [2, 2], num_heads: [1, 2], drop_path: 0.5}
+    weights: {kind: random}
 datasets:
   small: {source: {kind: procedural, family: shapes, train: 120, test: 60}}
   before: {source: {kind: procedural, family: upstream, train: 200, test: 60}}
@@ -260,8 +271,8 @@ fn killed_or_interrupted_anywhere_the_outcome_has_the_same_bits() {
     let (undisturbed, file) = workspace(REAL);
     finish(undisturbed.home(), &file);
     let expected = outcome(undisturbed.home());
-    assert_eq!(expected["models"].as_array().unwrap().len(), 3);
-    assert_eq!(expected["evaluations"].as_array().unwrap().len(), 1 + 2 * 9);
+    assert_eq!(expected["models"].as_array().unwrap().len(), 5);
+    assert_eq!(expected["evaluations"].as_array().unwrap().len(), 1 + 4 * 9);
 
     for (signal, part, count) in [
         (Signal::SIGKILL, "\"started\"", 1),
@@ -282,7 +293,7 @@ fn killed_or_interrupted_anywhere_the_outcome_has_the_same_bits() {
         finish(home, &file);
         assert_eq!(outcome(home), expected, "{signal} after {count} {part}");
         let twice = query(home, "SELECT count(*) AS n FROM attempts WHERE state = 'succeeded'");
-        assert_eq!(twice[0]["n"], 3, "a finished run ran again");
+        assert_eq!(twice[0]["n"], 5, "a finished run ran again");
     }
 }
 
@@ -293,7 +304,16 @@ fn the_model_of_a_run_is_one_that_timm_describes() {
     expect(
         &sweep(
             home,
-            &["run", &file, "--set", "run.epochs=2", "--set", "matrix.epsilon_schedule=[{kind: none}]"],
+            &[
+                "run",
+                &file,
+                "--set",
+                "run.epochs=2",
+                "--set",
+                "matrix.epsilon_schedule=[{kind: none}]",
+                "--set",
+                "matrix.exclude=[]",
+            ],
         ),
         0,
     );
@@ -301,7 +321,8 @@ fn the_model_of_a_run_is_one_that_timm_describes() {
         let folder = home.join("runs").join(row["run"].as_str().unwrap()).join("model");
         let config: Value =
             serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
-        assert!(config["architecture"].as_str().unwrap().starts_with("vit_"));
+        let architecture = config["architecture"].as_str().unwrap();
+        assert!(["vit_", "resnet", "swin_"].iter().any(|family| architecture.starts_with(family)));
         assert!(folder.join("model.safetensors").exists());
     }
 }

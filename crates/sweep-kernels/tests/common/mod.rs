@@ -1,7 +1,7 @@
 //! The finite-difference check that every layer and loss goes through.
 
 use candle_core::{DType, Device, Tensor};
-use sweep_kernels::{Gradients, Layer, Mode, Parameters, Tape};
+use sweep_kernels::{Gradients, Layer, Mode, Noise, Parameters, Tape};
 
 /// Relative error (norm) allowed between gradients and central differences in f64. The differences themselves are
 /// good to about 1e-9 at the step below.
@@ -40,6 +40,15 @@ pub(crate) fn scattered(tensor: &Tensor) -> Tensor {
     view
 }
 
+/// Parameters of the given names and shapes.
+pub(crate) fn parameters(entries: &[(&str, &[usize])]) -> Parameters {
+    let mut parameters = Parameters::new();
+    for (seed, (name, shape)) in entries.iter().enumerate() {
+        parameters.add(*name, tensor(seed as u64 + 10, shape)).unwrap();
+    }
+    parameters
+}
+
 fn assert_close(what: &str, got: &[f64], expected: &[f64]) {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
     let difference = norm(&mut got.iter().zip(expected).map(|(a, b)| a - b));
@@ -63,7 +72,11 @@ pub(crate) fn differences(x: &Tensor, mut f: impl FnMut(Tensor) -> f64) -> Vec<f
 /// linear function of its output; that frozen weights leave the input gradient as it is, to the bit; and that a
 /// non-contiguous input and output gradient change nothing.
 pub(crate) fn check_layer(layer: &impl Layer, parameters: &mut Parameters, x: &Tensor) {
-    let mode = Mode::Train;
+    check_layer_in(Mode::Train(Noise::new(0, 0)), layer, parameters, x);
+}
+
+/// [`check_layer`] in a mode of the caller's choice.
+pub(crate) fn check_layer_in(mode: Mode, layer: &impl Layer, parameters: &mut Parameters, x: &Tensor) {
     let y = layer.forward(parameters, x.clone(), &mut Tape::off(), mode).unwrap();
     let direction = tensor(77, y.dims());
     let scalar = |parameters: &Parameters, x: Tensor| -> f64 {
@@ -85,12 +98,9 @@ pub(crate) fn check_layer(layer: &impl Layer, parameters: &mut Parameters, x: &T
     let (strided, strided_gradients) =
         run(&scattered(x), &scattered(&direction), Gradients::wanted(parameters));
     assert_eq!(strided, dx, "the layout changes the input gradient");
-    for index in 0..parameters.len() {
-        let (id, name, original) = parameters
-            .iter()
-            .nth(index)
-            .map(|(id, name, tensor)| (id, name.to_owned(), tensor.clone()))
-            .unwrap();
+    let trainable: Vec<_> =
+        parameters.trainable().map(|(id, name, tensor)| (id, name.to_owned(), tensor.clone())).collect();
+    for (id, name, original) in trainable {
         let gradient = gradients.get(id).unwrap_or_else(|| panic!("{name} has no gradient"));
         assert_eq!(gradient.dims(), original.dims());
         assert_eq!(

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
+use sweep_kernels::{Gradients, Mode, Tape, mean_cross_entropy};
+use sweep_models::{Architecture, HubConfig, Model};
 
 /// A path below `tests/data`.
 pub(crate) fn data(path: &str) -> PathBuf {
@@ -19,6 +21,48 @@ pub(crate) fn tensors(path: &str) -> HashMap<String, Tensor> {
 /// A JSON fixture.
 pub(crate) fn json(path: &str) -> serde_json::Value {
     serde_json::from_str(&std::fs::read_to_string(data(path)).unwrap()).unwrap()
+}
+
+/// The architecture in a fixture's `config.json`.
+pub(crate) fn architecture(fixture: &str) -> Architecture {
+    let config = std::fs::read_to_string(data(fixture).join("config.json")).unwrap();
+    HubConfig::parse(&config).unwrap().architecture().unwrap()
+}
+
+/// Names and shapes of timm's state dictionary.
+pub(crate) fn listed(architecture: &str) -> Vec<(String, Vec<usize>)> {
+    let table = std::fs::read_to_string(data(&format!("keys/{architecture}.tsv"))).unwrap();
+    let shape = |text: &str| match text {
+        "scalar" => Vec::new(),
+        text => text.split('x').map(|size| size.parse().unwrap()).collect(),
+    };
+    let entry = |line: &str| {
+        let mut fields = line.split('\t');
+        (fields.next().unwrap().to_owned(), shape(fields.next().unwrap()))
+    };
+    table.lines().skip(1).map(entry).collect()
+}
+
+/// Images of uniform noise.
+pub(crate) fn noise(count: usize, size: usize) -> Tensor {
+    let mut next = uniforms(2);
+    let pixels: Vec<f32> = (0..count * 3 * size * size).map(|_| next() as f32).collect();
+    Tensor::from_vec(pixels, (count, 3, size, size), &Device::Cpu).unwrap()
+}
+
+/// Loss, gradient of the mean loss with respect to the images, and parameter gradients.
+pub(crate) fn loss_and_gradients(
+    model: &Model,
+    images: &Tensor,
+    labels: &[u32],
+    mode: Mode,
+) -> (f64, Tensor, Gradients) {
+    let mut tape = Tape::recording();
+    let output = model.forward(images, &mut tape, mode).unwrap();
+    let (loss, dlogits) = mean_cross_entropy(&output.logits, labels).unwrap();
+    let mut gradients = Gradients::wanted(model.parameters());
+    let dx = model.backward(dlogits, tape, &mut gradients).unwrap();
+    (loss, dx, gradients)
 }
 
 /// All elements as f64, in order.

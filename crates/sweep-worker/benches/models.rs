@@ -1,0 +1,324 @@
+//! Times the six backbones of the paper and six small ones: a clean training step, an adversarial step (APGD-7, then
+//! AdamW) and an evaluation with APGD-10, with random weights, beside the same work in PyTorch if that is at hand.
+//!
+//! ```text
+//! cargo bench -p sweep-worker --bench models [-- OPTION…] [MODEL…]
+//!   --modes train,adv_train,eval   what to time (also: forward)
+//!   --threads N, --batch N, --rounds N, --iterations N
+//!   --pytorch COMMAND              a command that takes `--model --mode --batch --threads --iters` and prints a JSON line
+//!                                  with `sec_per_step_median`, `cpu_sec_per_step` and `max_rss_mib`
+//! ```
+//!
+//! Every measurement is a process of its own, so that its peak memory means something, and the two programs take turns.
+//! The ratio is PyTorch's median time by ours: above 1 we are faster.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark prints, and stops at the first surprise"
+)]
+
+use std::num::NonZeroUsize;
+use std::process::Command;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use nix::sys::resource::{UsageWho, getrusage};
+use serde_json::{Value, json};
+use sweep_attacks::{Attack, Loss, Norm};
+use sweep_kernels::{
+    AdamW, AdamWSettings, Classifier, Gradients, Mode, Noise, Optimizer, ParameterGroup, Tape,
+    mean_cross_entropy,
+};
+use sweep_models::{Architecture, ConvnextConfig, Model, ResnetConfig, SwinConfig, VitConfig};
+
+/// The allocator of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Radius of the attacks.
+const EPSILON: f64 = 4.0 / 255.0;
+
+const MODELS: [&str; 12] = [
+    "vit_base",
+    "clip_vit",
+    "swin_base",
+    "convnext_base",
+    "clip_convnext",
+    "resnet50",
+    "tiny_vit",
+    "tiny_clip_vit",
+    "tiny_swin",
+    "tiny_convnext",
+    "tiny_clip_convnext",
+    "tiny_resnet50",
+];
+
+/// The base sizes have 100 classes; the small sizes are those of the reference networks in the test data.
+fn architecture(name: &str) -> Architecture {
+    match name {
+        "vit_base" => Architecture::Vit(VitConfig::base()).with_classes(100),
+        "clip_vit" => Architecture::Vit(VitConfig::clip_base()).with_classes(100),
+        "swin_base" => Architecture::Swin(SwinConfig::base()).with_classes(100),
+        "convnext_base" | "clip_convnext" => Architecture::Convnext(ConvnextConfig::base()).with_classes(100),
+        "resnet50" => Architecture::Resnet(ResnetConfig::base()).with_classes(100),
+        "tiny_vit" => Architecture::Vit(tiny_vit(VitConfig::base())).with_classes(10),
+        "tiny_clip_vit" => Architecture::Vit(tiny_vit(VitConfig::clip_base())).with_classes(10),
+        "tiny_swin" => Architecture::Swin(SwinConfig {
+            image_size: 64,
+            window_size: 4,
+            embed_dim: 16,
+            depths: vec![2, 2, 2],
+            num_heads: vec![2, 4, 8],
+            ..SwinConfig::base()
+        })
+        .with_classes(10),
+        "tiny_convnext" => tiny_convnext([2, 2, 3, 2], [16, 24, 40, 64]),
+        "tiny_clip_convnext" => tiny_convnext([1, 2, 2, 1], [12, 24, 36, 48]),
+        "tiny_resnet50" => Architecture::Resnet(ResnetConfig {
+            image_size: 48,
+            layers: vec![2, 2, 2, 2],
+            channels: vec![8, 12, 16, 24],
+            ..ResnetConfig::base()
+        })
+        .with_classes(10),
+        _ => panic!("model {name} is unknown; known are {}", MODELS.join(", ")),
+    }
+}
+
+fn tiny_vit(base: VitConfig) -> VitConfig {
+    VitConfig { image_size: 32, patch_size: 8, embed_dim: 48, depth: 3, num_heads: 3, ..base }
+}
+
+fn tiny_convnext(depths: [usize; 4], dims: [usize; 4]) -> Architecture {
+    let (depths, dims) = (depths.to_vec(), dims.to_vec());
+    Architecture::Convnext(ConvnextConfig { image_size: 32, depths, dims, ..ConvnextConfig::base() })
+        .with_classes(10)
+}
+
+/// What the command line asks for.
+#[derive(Clone)]
+struct Options {
+    models: Vec<String>,
+    modes: Vec<String>,
+    threads: usize,
+    batch: usize,
+    rounds: usize,
+    /// Steps of one measurement; by default few for large models and many for small ones.
+    iterations: Option<usize>,
+    pytorch: Option<String>,
+    /// Measure the one model in the one mode, in this process.
+    here: bool,
+}
+
+impl Options {
+    fn read() -> Self {
+        let mut options = Self {
+            models: Vec::new(),
+            modes: ["train", "adv_train", "eval"].map(str::to_owned).to_vec(),
+            threads: 2,
+            batch: 4,
+            rounds: 2,
+            iterations: None,
+            pytorch: None,
+            here: false,
+        };
+        let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().unwrap();
+            match argument.as_str() {
+                "--modes" => options.modes = value().split(',').map(str::to_owned).collect(),
+                "--threads" => options.threads = value().parse().unwrap(),
+                "--batch" => options.batch = value().parse().unwrap(),
+                "--rounds" => options.rounds = value().parse().unwrap(),
+                "--iterations" => options.iterations = Some(value().parse().unwrap()),
+                "--pytorch" => options.pytorch = Some(value()),
+                "--here" => options.here = true,
+                _ => options.models.push(argument),
+            }
+        }
+        if options.models.is_empty() {
+            options.models = MODELS.map(str::to_owned).to_vec();
+        }
+        options
+    }
+
+    fn iterations(&self, model: &str) -> usize {
+        self.iterations.unwrap_or(if model.starts_with("tiny") { 30 } else { 3 })
+    }
+}
+
+fn main() {
+    let options = Options::read();
+    if options.here {
+        println!("{}", measure(&options));
+        return;
+    }
+    println!(
+        "{:20} {:10} {:>12} {:>12} {:>8}   {:>12} {:>12} {:>8} {:>7}",
+        "model", "mode", "ms a step", "cpu ms", "MiB", "PyTorch ms", "cpu ms", "MiB", "ratio"
+    );
+    for model in &options.models {
+        for mode in &options.modes {
+            compare(&options, model, mode);
+        }
+    }
+}
+
+/// One row of the table: both programs in turn, and the medians over the rounds.
+fn compare(options: &Options, model: &str, mode: &str) {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        ours.push(spawn_ours(options, model, mode));
+        theirs.extend(options.pytorch.as_ref().map(|command| spawn_pytorch(command, options, model, mode)));
+    }
+    let row = |results: &[Value]| {
+        let column = |key| middle(results.iter().map(|result| result[key].as_f64().unwrap()).collect());
+        (column("sec_per_step_median") * 1e3, column("cpu_sec_per_step") * 1e3, column("max_rss_mib"))
+    };
+    let (wall, processor, memory) = row(&ours);
+    print!("{model:20} {mode:10} {wall:>12.2} {processor:>12.2} {memory:>8.0}");
+    if !theirs.is_empty() {
+        let (their_wall, their_processor, their_memory) = row(&theirs);
+        print!(
+            "   {their_wall:>12.2} {their_processor:>12.2} {their_memory:>8.0} {:>7.2}",
+            their_wall / wall
+        );
+    }
+    println!();
+}
+
+fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.iter().skip((values.len() - 1) / 2).take(2 - values.len() % 2).sum::<f64>()
+        / (2 - values.len() % 2) as f64
+}
+
+fn spawn_ours(options: &Options, model: &str, mode: &str) -> Value {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--here", model, "--modes", mode]);
+    for (name, value) in [
+        ("--threads", options.threads),
+        ("--batch", options.batch),
+        ("--iterations", options.iterations(model)),
+    ] {
+        command.args([name, &value.to_string()]);
+    }
+    // As the scheduler starts its workers.
+    command.env("MIMALLOC_PURGE_DELAY", "-1");
+    last_line(&mut command)
+}
+
+fn spawn_pytorch(pytorch: &str, options: &Options, model: &str, mode: &str) -> Value {
+    let mut words = pytorch.split_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args(["--model", model, "--mode", mode]);
+    for (name, value) in
+        [("--threads", options.threads), ("--batch", options.batch), ("--iters", options.iterations(model))]
+    {
+        command.args([name, &value.to_string()]);
+    }
+    last_line(&mut command)
+}
+
+fn last_line(command: &mut Command) -> Value {
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().last();
+    line.and_then(|line| serde_json::from_str(line).ok())
+        .unwrap_or_else(|| panic!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn measure(options: &Options) -> Value {
+    // The calling thread is one of the pool, as in a worker.
+    rayon::ThreadPoolBuilder::new().num_threads(options.threads).use_current_thread().build_global().unwrap();
+    let mut bench = Bench::new(architecture(&options.models[0]), options.batch);
+    let step: fn(&mut Bench) = match options.modes[0].as_str() {
+        "forward" => |bench| drop(bench.model.logits(&bench.images).unwrap()),
+        "train" => |bench| bench.train(bench.images.clone()),
+        "adv_train" => |bench| {
+            let perturbed = bench.craft(7);
+            bench.train(perturbed);
+        },
+        "eval" => |bench| {
+            bench.model.logits(&bench.images).unwrap();
+            let perturbed = bench.craft(10);
+            bench.model.logits(&perturbed).unwrap();
+        },
+        mode => panic!("mode {mode} is unknown; known are forward, train, adv_train, eval"),
+    };
+    step(&mut bench);
+    let iterations = options.iterations(&options.models[0]);
+    let before = processor_seconds();
+    let times = (0..iterations).map(|_| {
+        let start = Instant::now();
+        step(&mut bench);
+        start.elapsed().as_secs_f64()
+    });
+    let median = middle(times.collect());
+    json!({
+        "sec_per_step_median": median,
+        "cpu_sec_per_step": (processor_seconds() - before) / iterations as f64,
+        "max_rss_mib": getrusage(UsageWho::RUSAGE_SELF).unwrap().max_rss() / 1024,
+    })
+}
+
+/// Processor time of this process so far.
+fn processor_seconds() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
+    seconds(usage.user_time()) + seconds(usage.system_time())
+}
+
+/// A model, its optimizer and a batch.
+struct Bench {
+    model: Model,
+    optimizer: AdamW,
+    images: Tensor,
+    labels: Vec<u32>,
+    steps: u64,
+}
+
+impl Bench {
+    fn new(architecture: Architecture, batch: usize) -> Self {
+        let (size, classes) = (architecture.image_size(), architecture.num_classes());
+        let mut state = 1_u64;
+        let mut uniforms = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        let model = Model::new(architecture, DType::F32, &mut uniforms).unwrap();
+        let pixels: Vec<f32> = (0..batch * 3 * size * size).map(|_| uniforms() as f32).collect();
+        let group = ParameterGroup {
+            parameters: model.parameters().trainable().map(|(id, ..)| id).collect(),
+            learning_rate: 1e-4,
+            weight_decay: 0.01,
+        };
+        Self {
+            model,
+            optimizer: AdamW::new(AdamWSettings::default(), vec![group]).unwrap(),
+            images: Tensor::from_vec(pixels, (batch, 3, size, size), &Device::Cpu).unwrap(),
+            labels: (0..batch).map(|sample| (sample % classes) as u32).collect(),
+            steps: 0,
+        }
+    }
+
+    /// Every sample takes every step, as in PyTorch's benchmark; an evaluation would leave broken samples out.
+    fn craft(&self, steps: usize) -> Tensor {
+        let attack = Attack::apgd(Norm::Linf, Loss::CrossEntropy, NonZeroUsize::new(steps).unwrap());
+        attack.craft(&self.model, &self.images, &self.labels, EPSILON).unwrap().images
+    }
+
+    fn train(&mut self, images: Tensor) {
+        let mut tape = Tape::recording();
+        let mode = Mode::Train(Noise::new(self.steps, 0));
+        let output = self.model.forward(&images, &mut tape, mode).unwrap();
+        let (_, dlogits) = mean_cross_entropy(&output.logits, &self.labels).unwrap();
+        let statistics = tape.take_statistics();
+        let mut gradients = Gradients::wanted(self.model.parameters());
+        self.model.backward(dlogits, tape, &mut gradients).unwrap();
+        self.model.update_statistics(&statistics).unwrap();
+        self.optimizer.step(self.model.parameters_mut(), &gradients, 1.0).unwrap();
+        self.steps += 1;
+    }
+}
