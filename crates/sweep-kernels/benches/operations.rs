@@ -15,8 +15,9 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use sweep_kernels::{
-    Activation, BatchNorm, Convolution, DepthwiseConvolution, Gradients, Layer, LayerNorm, Linear, Mode,
-    Noise, ParameterId, Parameters, PatchEmbedding, SelfAttention, StatisticsIds, Tape,
+    Activation, AdamW, AdamWSettings, BatchNorm, Chain, Convolution, DepthwiseConvolution, Gradients, Layer,
+    LayerNorm, LayerScale, Linear, MaxPool, Mode, Noise, Optimizer, ParameterGroup, ParameterId, Parameters,
+    PatchEmbedding, SelfAttention, Sgd, SgdSettings, StatisticsIds, Tape, WindowMerge, WindowPartition, Windows,
 };
 
 /// The allocator of the program.
@@ -54,7 +55,26 @@ fn main() {
                 case.measure(name, layer.as_ref(), &now);
             }
         }
+        if filters.is_empty() || filters.iter().any(|filter| "optimizer".contains(filter.as_str())) {
+            optimizers(&now);
+        }
     });
+}
+
+/// One step over 20 million parameters.
+fn optimizers(now: &dyn Fn() -> f64) {
+    let mut parameters = Parameters::new();
+    let id = parameters.add("weight", random(&[20, 1_000_000])).unwrap();
+    let mut gradients = Gradients::wanted(&parameters);
+    gradients.add(id, random(&[20, 1_000_000])).unwrap();
+    let group = || vec![ParameterGroup { parameters: vec![id], learning_rate: 1e-4, weight_decay: 0.01 }];
+    let mut adamw = AdamW::new(AdamWSettings::default(), group()).unwrap();
+    let mut sgd = Sgd::new(SgdSettings { momentum: 0.9, ..SgdSettings::default() }, group()).unwrap();
+    let adamw_time = middle_mean(now, || adamw.step(&mut parameters, &gradients, 1.0).unwrap());
+    let sgd_time = middle_mean(now, || sgd.step(&mut parameters, &gradients, 1.0).unwrap());
+    for (name, time) in [("optimizer: AdamW, 20 M", adamw_time), ("optimizer: SGD with momentum, 20 M", sgd_time)] {
+        println!("{name:42} {time:>10.3}");
+    }
 }
 
 /// Seconds since a beginning, for a number of threads.
@@ -137,6 +157,21 @@ fn operations() -> Vec<(&'static str, Make)> {
         }),
         ("depthwise 7x7 128, 56", |case, batch| case.depthwise(128, 56, batch)),
         ("depthwise 7x7 512, 14", |case, batch| case.depthwise(512, 14, batch)),
+        ("max pool 3x3/2 64, 112", |case, batch| {
+            case.shape = vec![batch, 112, 112, 64];
+            Box::new(MaxPool::new(3, 2, 1))
+        }),
+        ("window attention 4 heads, 56, shifted", |case, batch| case.windows(4, 56, 3, batch)),
+        ("window attention 16 heads, 14", |case, batch| case.windows(16, 14, 0, batch)),
+        ("windows there and back 128, 56", |case, batch| {
+            case.shape = vec![batch, 56, 56, 128];
+            let windows = Windows::new(56, 56, 7, 3).unwrap();
+            Box::new(Chain::new().then(WindowPartition::new(windows)).then(WindowMerge::new(windows)))
+        }),
+        ("layer scale 56 x 56 x 128", |case, batch| {
+            case.shape = vec![batch, 56, 56, 128];
+            Box::new(LayerScale::new(case.add(&[128])))
+        }),
         ("batch norm, relu 64, 112", |case, batch| case.batch_norm(64, 112, batch)),
         ("batch norm, relu 256, 56", |case, batch| case.batch_norm(256, 56, batch)),
         ("batch norm, relu 2048, 7", |case, batch| case.batch_norm(2048, 7, batch)),
@@ -165,6 +200,13 @@ impl Case {
         self.shape = vec![batch, side, side, channels];
         let (weight, bias) = (self.add(&[channels, 1, 7, 7]), self.add(&[channels]));
         Box::new(DepthwiseConvolution::new(weight, Some(bias)))
+    }
+
+    /// Attention in windows of 7 × 7, with queries, keys and values of 32 numbers a head.
+    fn windows(&mut self, heads: usize, side: usize, shift: usize, batch: usize) -> Box<dyn Layer> {
+        let windows = Windows::new(side, side, 7, shift).unwrap();
+        self.shape = vec![batch * windows.count(), windows.tokens(), 3 * heads * 32];
+        Box::new(SelfAttention::new(heads).with_windows(self.add(&[169, heads]), windows))
     }
 
     fn batch_norm(&mut self, channels: usize, side: usize, batch: usize) -> Box<dyn Layer> {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::element::Element;
 use crate::elementwise::sum_rows;
 use crate::host::{Host, tensor, with_element};
-use crate::native::{CHUNK, build, vectorized};
+use crate::native::{build, rows_per_task, vectorized};
 use crate::{
     BatchStatistics, Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, StatisticsIds, Tape,
 };
@@ -273,7 +273,7 @@ struct Spread {
 impl Spread {
     /// Both are computed for blocks of rows that stay in the cache, and joined in order (Chan, Golub and LeVeque 1979).
     fn of<T: Element>(x: &[T], channels: usize) -> Self {
-        let block = (CHUNK / channels).clamp(1, 512) * channels;
+        let block = rows_per_task(channels).min(512) * channels;
         let parts: Vec<(usize, Vec<T>)> =
             x.par_chunks(block).map(|part| (part.len() / channels, block_spread(part, channels))).collect();
         let mut total = Self { mean: vec![0.0; channels], squares: vec![0.0; channels] };
@@ -307,7 +307,7 @@ fn block_spread<T: Element>(part: &[T], channels: usize) -> Vec<T> {
                 }
             }
             for mean in mean.iter_mut() {
-                *mean = *mean / count;
+                *mean /= count;
             }
             for row in part.chunks_exact(channels) {
                 for ((square, x), mean) in squares.iter_mut().zip(row).zip(mean.iter()) {
@@ -317,11 +317,6 @@ fn block_spread<T: Element>(part: &[T], channels: usize) -> Vec<T> {
         },
     );
     spread
-}
-
-/// Elements per task, a multiple of the channels.
-fn chunk(channels: usize) -> usize {
-    (CHUNK / channels).max(1) * channels
 }
 
 /// `map(x, constants of its channel)`, element by element. The constants' slices are as long as there are channels.
@@ -349,7 +344,7 @@ fn zip_channels<T: Element, const K: usize>(
     let channels = constants[0].len();
     build(
         x.len(),
-        chunk(channels),
+        rows_per_task(channels) * channels,
         #[inline(always)]
         |at, out| {
             // Slices of one length let the compiler drop every bounds check in the loop.

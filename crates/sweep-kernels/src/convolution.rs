@@ -7,7 +7,8 @@ use crate::elementwise::column_sums;
 use crate::host::{Host, tensor, with_element};
 use crate::linear::{add_bias, affine_product, linear_gradients};
 use crate::native::{
-    Matrix, MatrixMut, Threads, Write, build, build_with_scratch, multiply, product, reorder_rows, transpose,
+    Matrix, MatrixMut, Threads, Write, build, build_with_scratch, multiply, product, reorder_rows,
+    rows_per_task, transpose,
 };
 use crate::{Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
@@ -240,19 +241,27 @@ impl Geometry {
     /// unfolded patches are multiplied by.
     fn columns_of_weights<T: Element>(self, weights: &[T]) -> Vec<T> {
         let (taps, channels, outputs) = (self.taps(), self.group_channels(), self.group_outputs());
-        let group = |weights: &[T]| {
+        self.each_group(weights, |weights| {
             let columns = transpose(weights, channels * taps);
             reorder_rows(&columns, outputs, |row| row % channels * taps + row / channels)
-        };
-        weights.chunks(outputs * channels * taps).flat_map(group).collect()
+        })
     }
 
     /// The same for the adjoint: (groups, kernel turned by half a turn, O / groups, C / groups).
     fn columns_of_adjoint<T: Element>(self, weights: &[T]) -> Vec<T> {
         let (taps, channels, outputs) = (self.taps(), self.group_channels(), self.group_outputs());
-        let group =
-            |rows: &[T]| reorder_rows(rows, channels, |row| row % outputs * taps + taps - 1 - row / outputs);
-        self.rows_of_weights(weights).chunks(outputs * channels * taps).flat_map(group).collect()
+        self.each_group(&self.rows_of_weights(weights), |rows| {
+            reorder_rows(rows, channels, |row| row % outputs * taps + taps - 1 - row / outputs)
+        })
+    }
+
+    /// The weights of every group, rearranged by `rearrange`.
+    fn each_group<T: Element>(self, weights: &[T], rearrange: impl Fn(&[T]) -> Vec<T>) -> Vec<T> {
+        if self.groups == 1 {
+            return rearrange(weights);
+        }
+        let groups: Vec<Vec<T>> = weights.chunks(weights.len() / self.groups).map(rearrange).collect();
+        groups.concat()
     }
 
     /// The output for weights in the order of [`Self::columns_of_weights`].
@@ -325,7 +334,7 @@ impl Geometry {
 
     fn unfolded_in_parallel<T: Element>(self, x: &[T], group: usize, first: usize, count: usize) -> Vec<T> {
         let patch = self.patch_len();
-        let block = (crate::native::CHUNK / patch).max(1);
+        let block = rows_per_task(patch);
         build(count * patch, block * patch, |at, out| self.unfold(x, group, first + at / patch, out))
     }
 

@@ -7,7 +7,7 @@ use candle_core::{Shape, Tensor};
 use crate::Result;
 use crate::element::Element;
 use crate::host::{Host, tensor};
-use crate::native::{CHUNK, build};
+use crate::native::{build, rows_per_task};
 
 /// Which row of the input each row of the output is a copy of, the same for every image.
 ///
@@ -49,9 +49,4 @@ impl Gather {
         });
         tensor(y, shape)
     }
-}
-
-/// Rows of `width` elements per task of a pass over memory.
-pub(crate) fn rows_per_task(width: usize) -> usize {
-    (CHUNK / width).max(1)
 }

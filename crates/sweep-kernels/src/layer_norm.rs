@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::element::Element;
 use crate::elementwise::{sum, sum_rows};
 use crate::host::{Host, tensor, with_element};
-use crate::native::{CHUNK, build_with};
+use crate::native::{build_with, rows_per_task};
 use crate::{Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
 /// `(x - mean) / sqrt(variance + stability) * weight + bias` with mean and biased variance of each row (last dimension).
@@ -122,10 +122,6 @@ impl LayerNorm {
         }
         tensor(dx, saved.shape())
     }
-}
-
-fn rows_per_task(width: usize) -> usize {
-    (CHUNK / width).max(1)
 }
 
 /// Writes the normalised row and returns its mean and the reciprocal of its standard deviation.

@@ -18,10 +18,13 @@
 
 mod activation;
 mod attention;
+mod average;
 mod batch_norm;
 mod channels;
+mod clipping;
 mod convolution;
 mod depthwise;
+mod divergence;
 mod element;
 mod elementwise;
 mod error;
@@ -37,6 +40,7 @@ mod optimizer;
 mod parameters;
 mod pool;
 mod scale;
+mod softmax;
 mod stochastic;
 mod tape;
 mod tokens;
@@ -45,10 +49,13 @@ mod windows;
 
 pub use activation::Activation;
 pub use attention::SelfAttention;
+pub use average::move_average;
 pub use batch_norm::BatchNorm;
 pub use channels::ChannelsLast;
+pub use clipping::clip_norm;
 pub use convolution::Convolution;
 pub use depthwise::DepthwiseConvolution;
+pub use divergence::{Divergence, kullback_leibler};
 pub use error::{Error, Result};
 pub use image::{Normalize, PatchEmbedding};
 pub use layer::{Branches, Chain, Classifier, Layer, Residual};

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::element::Element;
 use crate::elementwise::column_sums;
 use crate::host::{Host, tensor, with_element};
-use crate::native::{Matrix, Threads, build_with, product, transpose, vectorized};
+use crate::native::{Matrix, Threads, build_with, product, rows_per_task, transpose, vectorized};
 use crate::{Activation, Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
 /// `activation(x Wᵀ + b)` over the last dimension of `x` (…, in); the result is (…, out).
@@ -148,11 +148,6 @@ pub(crate) fn linear_gradients<T: Element>(
         gradients.add(id, tensor(column_sums::<T>(&dy, out_features), out_features)?)?;
     }
     Ok(())
-}
-
-/// Rows per task of a pass over a product: about as many as fit half an L2 cache.
-fn rows_per_task(columns: usize) -> usize {
-    (crate::native::CHUNK / columns.max(1)).max(1)
 }
 
 /// Adds `bias` to every row of `z`.

@@ -3,11 +3,11 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::attention::softmax;
 use crate::element::Element;
 use crate::elementwise;
 use crate::host::{Host, tensor, with_element};
 use crate::native::build_with;
+use crate::softmax::softmax;
 use crate::{Error, Result};
 
 /// Cross entropy of each sample of a batch.

@@ -219,6 +219,11 @@ unsafe fn multiply_raw<T: Element>(
 /// Elements per task of [`build`] where nothing else dictates a cut: 64 KiB of f32, which stays in the L2 cache.
 pub(crate) const CHUNK: usize = 16 * 1024;
 
+/// Rows of `width` elements that make about one [`CHUNK`], at least one.
+pub(crate) fn rows_per_task(width: usize) -> usize {
+    (CHUNK / width.max(1)).max(1)
+}
+
 /// A buffer of `len` elements, filled in parallel in chunks of `chunk` elements (the last may be shorter).
 ///
 /// `fill` gets the position of the chunk and the chunk itself, zeroed while it is in the cache anyway, and runs with
@@ -258,27 +263,45 @@ pub(crate) fn build_with_scratch<T: Element, S>(
 
 /// Side of the square blocks that [`transpose`] works on: one cache line of f32.
 const TILE: usize = 16;
+/// Columns of the source per task of [`transpose`], so that it reads a few cache lines of each row.
+const TRANSPOSED_TOGETHER: usize = 4 * TILE;
 
 /// A row-major matrix of `columns` columns with rows and columns exchanged.
 pub(crate) fn transpose<T: Element>(matrix: &[T], columns: usize) -> Vec<T> {
     let rows = matrix.len().checked_div(columns).unwrap_or(0);
     build(
         matrix.len(),
-        TILE * rows,
+        TRANSPOSED_TOGETHER * rows,
         #[inline(always)]
         |at, out| {
-            let first = at / rows;
-            for row in (0..rows).step_by(TILE) {
-                let height = TILE.min(rows - row);
+            let source = &matrix[at / rows..];
+            for (tile, out) in out.chunks_mut(TILE * rows).enumerate() {
+                let whole_rows = if out.len() == TILE * rows { rows - rows % TILE } else { 0 };
+                for row in (0..whole_rows).step_by(TILE) {
+                    transpose_tile(&source[row * columns + tile * TILE..], columns, &mut out[row..], rows);
+                }
                 for (column, out) in out.chunks_exact_mut(rows).enumerate() {
-                    let source = matrix[row * columns + first + column..].iter().step_by(columns);
-                    for (out, value) in out[row..row + height].iter_mut().zip(source) {
-                        *out = *value;
+                    for (row, out) in out.iter_mut().enumerate().skip(whole_rows) {
+                        *out = source[row * columns + tile * TILE + column];
                     }
                 }
             }
         },
     )
+}
+
+/// Transposes the square block at the beginning of `source`, whose rows lie `columns` apart, to that of `out`.
+#[inline(always)]
+fn transpose_tile<T: Element>(source: &[T], columns: usize, out: &mut [T], rows: usize) {
+    let mut tile = [[T::zero(); TILE]; TILE];
+    for (row, tile) in tile.iter_mut().enumerate() {
+        tile.copy_from_slice(&source[row * columns..][..TILE]);
+    }
+    for column in 0..TILE {
+        for (out, row) in out[column * rows..][..TILE].iter_mut().zip(&tile) {
+            *out = row[column];
+        }
+    }
 }
 
 /// Rows of `width` elements in another order: row i of the result is row `source(i)` of `rows`.
@@ -287,7 +310,7 @@ pub(crate) fn reorder_rows<T: Element>(
     width: usize,
     source: impl Fn(usize) -> usize + Sync,
 ) -> Vec<T> {
-    let block = (CHUNK / width.max(1)).max(1);
+    let block = rows_per_task(width);
     build(
         rows.len(),
         block * width,

@@ -4,9 +4,8 @@ use candle_core::Tensor;
 
 use crate::element::Element;
 use crate::elementwise::sum_rows;
-use crate::gather::rows_per_task;
 use crate::host::{Host, tensor, with_element};
-use crate::native::build;
+use crate::native::{build, rows_per_task};
 use crate::{Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
 /// `x * gamma` over the last dimension, which scales the branches of ConvNeXt (layer scale; Touvron et al. 2021,

@@ -155,6 +155,21 @@ fn vit_tiny() {
 }
 
 #[test]
+fn vit_base() {
+    FullSize::new("vit_base_patch16_224").compare(DType::F32);
+}
+
+#[test]
+fn clip_vit_base() {
+    FullSize::new("vit_base_patch16_clip_224").compare(DType::F32);
+}
+
+#[test]
+fn clip_vit_base_with_quickgelu() {
+    FullSize::new("vit_base_patch16_clip_quickgelu_224").compare(DType::F32);
+}
+
+#[test]
 fn swin_tiny() {
     FullSize::new("swin_tiny_patch4_window7_224").compare(DType::F32);
 }

@@ -44,7 +44,9 @@ pub(super) fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
         Format::Safetensors => {
             candle_core::safetensors::load(path, &Device::Cpu).map_err(|error| problem(path, &error))
         }
-        Format::Zip => read_pickle(path),
+        // candle's reader executes nothing, but panics at pickles that are not well formed.
+        Format::Zip => std::panic::catch_unwind(|| read_pickle(path))
+            .unwrap_or_else(|_| Err(problem(path, &"its pickle is damaged or of an unknown form"))),
         Format::BarePickle => Err(problem(
             path,
             &"a pickle outside a zip archive, which PyTorch wrote before version 1.6; load it there and save it again",
