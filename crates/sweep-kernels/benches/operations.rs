@@ -17,7 +17,8 @@ use candle_core::{DType, Device, Tensor};
 use sweep_kernels::{
     Activation, AdamW, AdamWSettings, BatchNorm, Chain, Convolution, DepthwiseConvolution, Gradients, Layer,
     LayerNorm, LayerScale, Linear, MaxPool, Mode, Noise, Optimizer, ParameterGroup, ParameterId, Parameters,
-    PatchEmbedding, SelfAttention, Sgd, SgdSettings, StatisticsIds, Tape, WindowMerge, WindowPartition, Windows,
+    PatchEmbedding, SelfAttention, Sgd, SgdSettings, StatisticsIds, Tape, WindowMerge, WindowPartition,
+    Windows,
 };
 
 /// The allocator of the program.
@@ -72,7 +73,9 @@ fn optimizers(now: &dyn Fn() -> f64) {
     let mut sgd = Sgd::new(SgdSettings { momentum: 0.9, ..SgdSettings::default() }, group()).unwrap();
     let adamw_time = middle_mean(now, || adamw.step(&mut parameters, &gradients, 1.0).unwrap());
     let sgd_time = middle_mean(now, || sgd.step(&mut parameters, &gradients, 1.0).unwrap());
-    for (name, time) in [("optimizer: AdamW, 20 M", adamw_time), ("optimizer: SGD with momentum, 20 M", sgd_time)] {
+    for (name, time) in
+        [("optimizer: AdamW, 20 M", adamw_time), ("optimizer: SGD with momentum, 20 M", sgd_time)]
+    {
         println!("{name:42} {time:>10.3}");
     }
 }

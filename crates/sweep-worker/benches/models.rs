@@ -62,8 +62,8 @@ fn architecture(name: &str) -> Architecture {
         "swin_base" => Architecture::Swin(SwinConfig::base()).with_classes(100),
         "convnext_base" | "clip_convnext" => Architecture::Convnext(ConvnextConfig::base()).with_classes(100),
         "resnet50" => Architecture::Resnet(ResnetConfig::base()).with_classes(100),
-        "tiny_vit" => Architecture::Vit(tiny_vit(VitConfig::base())).with_classes(10),
-        "tiny_clip_vit" => Architecture::Vit(tiny_vit(VitConfig::clip_base())).with_classes(10),
+        "tiny_vit" => Architecture::Vit(tiny_vit(&VitConfig::base())).with_classes(10),
+        "tiny_clip_vit" => Architecture::Vit(tiny_vit(&VitConfig::clip_base())).with_classes(10),
         "tiny_swin" => Architecture::Swin(SwinConfig {
             image_size: 64,
             window_size: 4,
@@ -86,8 +86,8 @@ fn architecture(name: &str) -> Architecture {
     }
 }
 
-fn tiny_vit(base: VitConfig) -> VitConfig {
-    VitConfig { image_size: 32, patch_size: 8, embed_dim: 48, depth: 3, num_heads: 3, ..base }
+fn tiny_vit(base: &VitConfig) -> VitConfig {
+    VitConfig { image_size: 32, patch_size: 8, embed_dim: 48, depth: 3, num_heads: 3, ..base.clone() }
 }
 
 fn tiny_convnext(depths: [usize; 4], dims: [usize; 4]) -> Architecture {
@@ -235,10 +235,10 @@ fn measure(options: &Options) -> Value {
     let mut bench = Bench::new(architecture(&options.models[0]), options.batch);
     let step: fn(&mut Bench) = match options.modes[0].as_str() {
         "forward" => |bench| drop(bench.model.logits(&bench.images).unwrap()),
-        "train" => |bench| bench.train(bench.images.clone()),
+        "train" => |bench| bench.train(&bench.images.clone()),
         "adv_train" => |bench| {
             let perturbed = bench.craft(7);
-            bench.train(perturbed);
+            bench.train(&perturbed);
         },
         "eval" => |bench| {
             bench.model.logits(&bench.images).unwrap();
@@ -309,10 +309,10 @@ impl Bench {
         attack.craft(&self.model, &self.images, &self.labels, EPSILON).unwrap().images
     }
 
-    fn train(&mut self, images: Tensor) {
+    fn train(&mut self, images: &Tensor) {
         let mut tape = Tape::recording();
         let mode = Mode::Train(Noise::new(self.steps, 0));
-        let output = self.model.forward(&images, &mut tape, mode).unwrap();
+        let output = self.model.forward(images, &mut tape, mode).unwrap();
         let (_, dlogits) = mean_cross_entropy(&output.logits, &self.labels).unwrap();
         let statistics = tape.take_statistics();
         let mut gradients = Gradients::wanted(self.model.parameters());
