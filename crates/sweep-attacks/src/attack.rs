@@ -28,6 +28,9 @@ pub enum Loss {
         /// 1 for the most likely wrong class, 2 for the next, and so on. AutoAttack uses 1 to 9.
         rank: NonZeroUsize,
     },
+    /// Divergence of the prediction from that of the clean image: the inner maximisation of TRADES. Its gradient vanishes
+    /// at the clean image, so that a search must start elsewhere ([`crate::gaussian_start`], [`crate::random_start`]).
+    KullbackLeibler,
 }
 
 /// A gradient attack with all its settings but the radius.
@@ -82,12 +85,12 @@ impl Attack {
     /// `images` are (N, 3, H, W), f32 or f64, in [0, 1]; `labels` are N classes; `epsilon` is the radius in units
     /// of a pixel's range, computed in f64 (k / 255.0) and rounded once to the images' type here. At epsilon
     /// 0 the result is `images` and the classifier is not called. Otherwise the cost is steps + 1 forward and
-    /// steps backward passes (one more forward pass for the targeted loss). The last point's gradient is not
-    /// taken.
+    /// steps backward passes (one more forward pass for the targeted loss and the divergence, which look at the
+    /// clean images first). The last point's gradient is not taken.
     ///
     /// # Errors
     /// Input that is not as described; a loss or gradient that is not finite, with the sample's position;
-    /// failures of the classifier.
+    /// [`Error::FlatStart`] for [`Loss::KullbackLeibler`]; failures of the classifier.
     pub fn craft(
         &self,
         model: &dyn Classifier,
@@ -95,7 +98,15 @@ impl Attack {
         labels: &[u32],
         epsilon: f64,
     ) -> Result<Crafted> {
+        if epsilon > 0.0 {
+            self.check_clean_start()?;
+        }
         self.craft_from(model, images, images, labels, epsilon)
+    }
+
+    /// Refuses to climb a loss whose gradient vanishes at the clean image from there.
+    pub(crate) fn check_clean_start(&self) -> Result<()> {
+        if self.loss == Loss::KullbackLeibler { Err(Error::FlatStart) } else { Ok(()) }
     }
 
     /// Like [`Attack::craft`], from given `starts` (shape and type of `images`), which are clamped to [0, 1]
@@ -111,9 +122,45 @@ impl Attack {
         labels: &[u32],
         epsilon: f64,
     ) -> Result<Crafted> {
+        check_label_count(images, labels)?;
+        let mut effort = Effort::default();
+        let objectives = |effort: &mut Effort| self.objectives_for(model, images, labels, effort);
+        self.craft_anyhow(model, images, starts, epsilon, &mut effort, objectives)
+    }
+
+    /// Like [`Attack::craft_from`], with one given objective per image instead of those of the attack's own loss: for
+    /// callers who know the clean logits already ([`Objective::divergences`]), and so save a forward pass.
+    ///
+    /// # Errors
+    /// As [`Attack::craft_from`].
+    pub fn craft_with(
+        &self,
+        model: &dyn Classifier,
+        images: &Tensor,
+        starts: &Tensor,
+        objectives: &[Objective],
+        epsilon: f64,
+    ) -> Result<Crafted> {
+        let count = images.dims().first().copied().unwrap_or(0);
+        if objectives.len() != count {
+            return Err(Error::LabelCount { labels: objectives.len(), images: count });
+        }
+        let given = |_: &mut Effort| Ok(objectives.to_vec());
+        self.craft_anyhow(model, images, starts, epsilon, &mut Effort::default(), given)
+    }
+
+    fn craft_anyhow(
+        &self,
+        model: &dyn Classifier,
+        images: &Tensor,
+        starts: &Tensor,
+        epsilon: f64,
+        effort: &mut Effort,
+        objectives: impl FnOnce(&mut Effort) -> Result<Vec<Objective>>,
+    ) -> Result<Crafted> {
         match images.dtype() {
-            DType::F32 => self.typed_craft::<f32>(model, images, starts, labels, epsilon),
-            DType::F64 => self.typed_craft::<f64>(model, images, starts, labels, epsilon),
+            DType::F32 => self.typed_craft::<f32>(model, images, starts, epsilon, effort, objectives),
+            DType::F64 => self.typed_craft::<f64>(model, images, starts, epsilon, effort, objectives),
             dtype => Err(Error::ImageType { dtype }),
         }
     }
@@ -123,16 +170,15 @@ impl Attack {
         model: &dyn Classifier,
         images: &Tensor,
         starts: &Tensor,
-        labels: &[u32],
         epsilon: f64,
+        effort: &mut Effort,
+        objectives: impl FnOnce(&mut Effort) -> Result<Vec<Objective>>,
     ) -> Result<Crafted> {
-        check_label_count(images, labels)?;
         let input = Input::<T>::new(images, epsilon)?;
         if epsilon == 0.0 {
             return Ok(Crafted { images: images.clone(), trajectories: None, effort: Effort::default() });
         }
-        let mut effort = Effort::default();
-        let objectives = self.objectives_for(model, images, labels, &mut effort)?;
+        let objectives = objectives(effort)?;
         let starts = self.read_starts(&input, images, starts, epsilon)?;
         let candidates = input.centers().zip(starts).zip(objectives).enumerate();
         let candidates = candidates
@@ -145,7 +191,7 @@ impl Attack {
             .collect();
         let plan = self.plan(epsilon, false);
         let (samples, spent) = Search::new(model, &plan, images, candidates)?.run()?;
-        effort += spent;
+        *effort += spent;
 
         let mut pixels = Vec::with_capacity(input.pixels.len());
         let mut trajectories = Vec::with_capacity(samples.len());
@@ -154,7 +200,7 @@ impl Attack {
             trajectories.push(sample.trajectory);
         }
         let images = Tensor::from_vec(pixels, images.dims(), images.device())?;
-        Ok(Crafted { images, trajectories: Some(trajectories), effort })
+        Ok(Crafted { images, trajectories: Some(trajectories), effort: *effort })
     }
 
     fn chosen_point<'s, T>(&self, sample: &'s Sample<T>) -> &'s [T] {
@@ -202,7 +248,7 @@ impl Attack {
         match self.loss {
             Loss::CrossEntropy => Ok(labels.iter().map(|&label| Objective::CrossEntropy { label }).collect()),
             Loss::Dlr => Ok(labels.iter().map(|&label| Objective::Dlr { label }).collect()),
-            Loss::TargetedDlr { .. } => {
+            Loss::TargetedDlr { .. } | Loss::KullbackLeibler => {
                 effort.forward_images += labels.len();
                 self.objectives_on(&model.logits(images)?, labels)
             }
@@ -212,23 +258,16 @@ impl Attack {
     /// Objectives of a batch whose clean logits are `logits`; all are checked against the classes there are.
     pub(crate) fn objectives_on(&self, logits: &Tensor, labels: &[u32]) -> Result<Vec<Objective>> {
         let classes = class_count(logits, labels.len())?;
-        let objective = |row: &[f64], label: u32| match self.loss {
-            Loss::CrossEntropy => Ok(Objective::CrossEntropy { label }),
-            Loss::Dlr => Ok(Objective::Dlr { label }),
-            Loss::TargetedDlr { rank } => wrong_class_of_rank(row, label, rank.get())
-                .map(|target| Objective::TargetedDlr { label, target })
-                .ok_or(Error::TooFewClasses { needed: rank.get() + 1, classes }),
-        };
-        with_host_slice(logits, |rows: &[f64]| {
-            let rows = rows.chunks_exact(classes).zip(labels).enumerate();
-            rows.map(|(sample, (row, &label))| {
-                Objective::CrossEntropy { label }.check(sample, classes)?;
-                let objective = objective(row, label)?;
-                objective.check(sample, classes)?;
-                Ok(objective)
-            })
-            .collect()
-        })?
+        match self.loss {
+            Loss::CrossEntropy => each_row(logits, labels, |_, label| Ok(Objective::CrossEntropy { label })),
+            Loss::Dlr => each_row(logits, labels, |_, label| Ok(Objective::Dlr { label })),
+            Loss::TargetedDlr { rank } => each_row(logits, labels, |row, label| {
+                wrong_class_of_rank(row, label, rank.get())
+                    .map(|target| Objective::TargetedDlr { label, target })
+                    .ok_or(Error::TooFewClasses { needed: rank.get() + 1, classes })
+            }),
+            Loss::KullbackLeibler => Objective::divergences(logits, labels),
+        }
     }
 
     /// Settings for one radius, which is rounded to `T` here and only here.
@@ -249,4 +288,23 @@ impl Attack {
             broken_leave,
         }
     }
+}
+
+/// Makes an objective of every row of `logits` and its label, and checks it.
+fn each_row(
+    logits: &Tensor,
+    labels: &[u32],
+    objective: impl Fn(&[f64], u32) -> Result<Objective>,
+) -> Result<Vec<Objective>> {
+    let classes = class_count(logits, labels.len())?;
+    with_host_slice(logits, |rows: &[f64]| {
+        let rows = rows.chunks_exact(classes).zip(labels).enumerate();
+        rows.map(|(sample, (row, &label))| {
+            Objective::CrossEntropy { label }.check(sample, classes)?;
+            let objective = objective(row, label)?;
+            objective.check(sample, classes)?;
+            Ok(objective)
+        })
+        .collect()
+    })?
 }

@@ -241,6 +241,45 @@ fn typed_random_start<T: Element>(
     Ok(Tensor::from_vec(points, images.dims(), images.device())?)
 }
 
+/// Start points near `images` (N, 3, H, W; f32 or f64; pixels in \[0, 1\]): normal noise of standard deviation
+/// `deviation` on every pixel, projected to the ball of `epsilon` and the unit box. TRADES' own program starts so, with
+/// 0.001 (Zhang et al. 2019); `generator` as in [`random_start`].
+///
+/// # Errors
+/// Images that are not images, epsilon negative or not finite.
+pub fn gaussian_start(
+    norm: Norm,
+    images: &Tensor,
+    deviation: f64,
+    epsilon: f64,
+    generator: &dyn Fn(usize) -> Uniform,
+) -> Result<Tensor> {
+    match images.dtype() {
+        DType::F32 => typed_gaussian_start::<f32>(norm, images, deviation, epsilon, generator),
+        DType::F64 => typed_gaussian_start::<f64>(norm, images, deviation, epsilon, generator),
+        dtype => Err(Error::ImageType { dtype }),
+    }
+}
+
+fn typed_gaussian_start<T: Element>(
+    norm: Norm,
+    images: &Tensor,
+    deviation: f64,
+    epsilon: f64,
+    generator: &dyn Fn(usize) -> Uniform,
+) -> Result<Tensor> {
+    let input = Input::<T>::new(images, epsilon)?;
+    let mut points = Vec::with_capacity(input.pixels.len());
+    for (sample, center) in input.centers().enumerate() {
+        let noise = normal_entries::<T>(center.len(), &mut *generator(sample));
+        let shift = |(&pixel, entry): (&T, T)| pixel + T::from_f64(deviation) * entry;
+        let mut point: Vec<T> = center.iter().zip(noise).map(shift).collect();
+        Ball { norm, center, radius: T::from_f64(epsilon) }.project(&mut point);
+        points.extend(point);
+    }
+    Ok(Tensor::from_vec(points, images.dims(), images.device())?)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

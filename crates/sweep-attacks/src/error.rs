@@ -75,6 +75,17 @@ pub enum Error {
         /// The radius.
         epsilon: f64,
     },
+    /// The divergence from the clean prediction has no slope at the clean image.
+    #[error("the divergence from the clean prediction has no slope at the clean image: start elsewhere")]
+    FlatStart,
+    /// A point of an evaluation is not within epsilon of its image, or no image: the attack itself is at fault.
+    #[error("sample {sample}: the attack left the ball of radius {epsilon} or the range of pixels")]
+    OutsideBall {
+        /// Position in the batch.
+        sample: usize,
+        /// The radius.
+        epsilon: f64,
+    },
     /// A tensor (a start point, the logits, the input gradient) does not have the shape it must have.
     #[error("{what} has shape {found:?}, expected {expected:?}")]
     Shape {

@@ -48,10 +48,11 @@ impl Attack {
     ///
     /// Images, labels and epsilon as in [`Attack::craft`]. The clean images are classified first; at epsilon
     /// 0 that is all, and both robust accuracies equal the clean one. An image counts as still correct only
-    /// if its clean version and every query are classified correctly.
+    /// if its clean version and every query are classified correctly. That every reported point is an image within
+    /// epsilon of its own is checked each time, apart from the arithmetic that made it.
     ///
     /// # Errors
-    /// As [`Attack::craft`].
+    /// As [`Attack::craft`], and [`Error::OutsideBall`].
     pub fn evaluate(
         &self,
         model: &dyn Classifier,
@@ -81,6 +82,9 @@ impl Attack {
         let input = Input::<T>::new(images, epsilon)?;
         let mut effort = Effort::default();
         let mut ledger = self.clean_pass(model, images, labels, &input, &mut effort)?;
+        if epsilon > 0.0 && matches!(start, Start::Clean) {
+            self.check_clean_start()?;
+        }
         let leave = broken == BrokenSamples::Leave;
         let restarts = match start {
             _ if epsilon == 0.0 => 0,
@@ -99,6 +103,7 @@ impl Attack {
                 ledger[index].merge(sample);
             }
         }
+        check_inside(self.norm(), &ledger, epsilon)?;
         close(ledger, images, effort)
     }
 
@@ -147,12 +152,14 @@ struct Entry<'i, T> {
 
 impl<'i, T: Element> Entry<'i, T> {
     fn open(index: usize, logits: &[T], objective: Objective, center: &'i [T]) -> Self {
-        let clean_correct = most_likely(logits) == objective.label() as usize;
+        let prediction = most_likely(logits) as u32;
+        let clean_correct = prediction == objective.label();
         let clean_loss = objective.evaluate(logits, &mut vec![T::zero(); logits.len()]);
         let outcome = Outcome {
             clean_correct,
             still_correct: clean_correct,
             correct_at_best_loss: clean_correct,
+            prediction,
             best_loss: clean_loss.to_f64(),
             vanished_gradients: 0,
         };
@@ -173,6 +180,7 @@ impl<'i, T: Element> Entry<'i, T> {
         if outcome.still_correct {
             if let Some(misclassified) = sample.first_misclassified {
                 self.point = Some(misclassified);
+                outcome.prediction = trajectory.first_wrong().unwrap_or(outcome.prediction);
             } else if improved {
                 self.point = Some(sample.best.point);
             }
@@ -200,7 +208,24 @@ impl<T: Element> Begin<'_, T> {
                 ball.random_point(&mut *generator(entry.index, self.restart))
             }
         };
-        Candidate { index: entry.index, center: entry.center.to_vec(), start, objective: entry.objective }
+        Candidate {
+            index: entry.index,
+            center: entry.center.to_vec(),
+            start,
+            objective: entry.objective.clone(),
+        }
+    }
+}
+
+/// Refuses points that an attack may not report.
+fn check_inside<T: Element>(norm: Norm, ledger: &[Entry<'_, T>], epsilon: f64) -> Result<()> {
+    let is_inside = |entry: &&Entry<'_, T>| {
+        let ball = Ball { norm, center: entry.center, radius: T::from_f64(epsilon) };
+        entry.point.as_ref().is_none_or(|point| ball.contains(point))
+    };
+    match ledger.iter().find(|entry| !is_inside(entry)) {
+        Some(entry) => Err(Error::OutsideBall { sample: entry.index, epsilon }),
+        None => Ok(()),
     }
 }
 

@@ -4,7 +4,8 @@
 //! uses:
 //!
 //! - **training** ([`Attack::craft`]): start at the clean image, spend every step, hand back the images to train
-//!   on;
+//!   on. TRADES climbs a divergence instead of a classification loss ([`Loss::KullbackLeibler`]), from near the
+//!   clean image ([`gaussian_start`], [`Attack::craft_from`]);
 //! - **evaluation** ([`Attack::evaluate`]): decide for each image whether *any* query was misclassified, and stop
 //!   working on an image as soon as that is settled.
 //!
@@ -32,7 +33,7 @@ mod search;
 mod step_control;
 
 pub use attack::{Attack, Loss};
-pub use ball::{Norm, Uniform, random_start};
+pub use ball::{Norm, Uniform, gaussian_start, random_start};
 pub use error::{Error, Result};
 pub use evaluation::{BrokenSamples, Start};
 pub use objective::{LossAndGradient, Objective, losses};

@@ -1,5 +1,7 @@
 //! The losses an attack climbs, one image at a time, with their gradients with respect to the logits.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
@@ -13,7 +15,7 @@ const DLR_STABILITY: f64 = 1e-12;
 /// What one image's logits should be pushed away from or towards. Larger is better for the attacker.
 ///
 /// With logits z and their descending order z(1) ≥ z(2) ≥ …:
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Objective {
     /// ln Σ exp z − z\[label\].
     CrossEntropy {
@@ -33,6 +35,15 @@ pub enum Objective {
         label: u32,
         /// The class to be mistaken for.
         target: u32,
+    },
+    /// Kullback–Leibler divergence Σ p ln(p / softmax z) of the prediction from the clean image's prediction p, which
+    /// is a constant here (TRADES, Zhang et al. 2019; nothing is asked of the true class). Never negative; zero, with a
+    /// vanishing gradient, at the clean image itself. [`Objective::divergences`] makes them from clean logits.
+    KullbackLeibler {
+        /// The true class: it decides what counts as misclassified, not the loss.
+        label: u32,
+        /// p: one probability per class, in \[0, 1\], summing to 1.
+        clean: Arc<[f64]>,
     },
 }
 
@@ -92,22 +103,45 @@ pub(crate) fn class_count(logits: &Tensor, images: usize) -> Result<usize> {
 }
 
 impl Objective {
+    /// One [`Objective::KullbackLeibler`] per row of `logits` (N, classes; f32 or f64), the classifier's answers for the
+    /// clean images; `labels` are their N classes.
+    ///
+    /// The probabilities are computed in the element type of the logits, so that the loss of the same logits is zero up
+    /// to rounding and its gradient zero exactly.
+    ///
+    /// # Errors
+    /// Shape mismatches, labels out of range, another element type.
+    pub fn divergences(logits: &Tensor, labels: &[u32]) -> Result<Vec<Self>> {
+        match logits.dtype() {
+            DType::F64 => typed_divergences::<f64>(logits, labels),
+            DType::F32 => typed_divergences::<f32>(logits, labels),
+            dtype => Err(Error::ImageType { dtype }),
+        }
+    }
+
     /// The true class.
-    pub fn label(self) -> u32 {
+    pub fn label(&self) -> u32 {
         match self {
-            Self::CrossEntropy { label } | Self::Dlr { label } | Self::TargetedDlr { label, .. } => label,
+            Self::CrossEntropy { label }
+            | Self::Dlr { label }
+            | Self::TargetedDlr { label, .. }
+            | Self::KullbackLeibler { label, .. } => *label,
         }
     }
 
     /// Refuses classes the classifier does not have.
-    pub(crate) fn check(self, sample: usize, classes: usize) -> Result<()> {
+    pub(crate) fn check(&self, sample: usize, classes: usize) -> Result<()> {
         let needed = self.needed_classes();
         if classes < needed {
             return Err(Error::TooFewClasses { needed, classes });
         }
         let named = match self {
-            Self::TargetedDlr { label, target } => label.max(target),
-            Self::CrossEntropy { label } | Self::Dlr { label } => label,
+            Self::TargetedDlr { label, target } => *label.max(target),
+            Self::KullbackLeibler { clean, .. } if clean.len() != classes => {
+                let (found, expected) = (clean.len().into(), classes.into());
+                return Err(Error::Shape { what: "the clean probabilities", found, expected });
+            }
+            _ => self.label(),
         };
         if named as usize >= classes {
             return Err(Error::ClassOutOfRange { sample, class: named, classes });
@@ -115,24 +149,41 @@ impl Objective {
         Ok(())
     }
 
-    fn needed_classes(self) -> usize {
+    fn needed_classes(&self) -> usize {
         match self {
-            Self::CrossEntropy { .. } => 1,
+            Self::CrossEntropy { .. } | Self::KullbackLeibler { .. } => 1,
             Self::Dlr { .. } => 3,
             Self::TargetedDlr { .. } => 4,
         }
     }
 
     /// The loss; `gradient` (all zero on entry, as long as `logits`) receives its derivative.
-    pub(crate) fn evaluate<T: Element>(self, logits: &[T], gradient: &mut [T]) -> T {
+    pub(crate) fn evaluate<T: Element>(&self, logits: &[T], gradient: &mut [T]) -> T {
         match self {
-            Self::CrossEntropy { label } => cross_entropy(logits, label as usize, gradient),
-            Self::Dlr { label } => dlr(logits, label as usize, gradient),
+            Self::CrossEntropy { label } => cross_entropy(logits, *label as usize, gradient),
+            Self::Dlr { label } => dlr(logits, *label as usize, gradient),
             Self::TargetedDlr { label, target } => {
-                targeted_dlr(logits, label as usize, target as usize, gradient)
+                targeted_dlr(logits, *label as usize, *target as usize, gradient)
             }
+            Self::KullbackLeibler { clean, .. } => kullback_leibler(logits, clean, gradient),
         }
     }
+}
+
+fn typed_divergences<T: Element>(logits: &Tensor, labels: &[u32]) -> Result<Vec<Objective>> {
+    let classes = class_count(logits, labels.len())?;
+    with_host_slice(logits, |rows: &[T]| {
+        let rows = rows.chunks_exact(classes).zip(labels).enumerate();
+        rows.map(|(sample, (row, &label))| {
+            let mut log_probabilities = vec![T::zero(); classes];
+            log_softmax(row, &mut log_probabilities);
+            let clean = log_probabilities.into_iter().map(|log| log.exp().to_f64()).collect();
+            let objective = Objective::KullbackLeibler { label, clean };
+            objective.check(sample, classes)?;
+            Ok(objective)
+        })
+        .collect()
+    })?
 }
 
 /// The most likely class; the first of several equal ones.
@@ -140,18 +191,41 @@ pub(crate) fn most_likely<T: Element>(logits: &[T]) -> usize {
     (1..logits.len()).fold(0, |best, class| if logits[class] > logits[best] { class } else { best })
 }
 
-fn cross_entropy<T: Element>(logits: &[T], label: usize, gradient: &mut [T]) -> T {
+/// Logarithms of the probabilities.
+fn log_softmax<T: Element>(logits: &[T], output: &mut [T]) {
     let largest = logits[most_likely(logits)];
     let mut total = T::zero();
     for &logit in logits {
         total += (logit - largest).exp();
     }
     let log_total = total.ln();
-    for (slot, &logit) in gradient.iter_mut().zip(logits) {
-        *slot = (logit - largest - log_total).exp();
+    for (slot, &logit) in output.iter_mut().zip(logits) {
+        *slot = logit - largest - log_total;
+    }
+}
+
+fn cross_entropy<T: Element>(logits: &[T], label: usize, gradient: &mut [T]) -> T {
+    log_softmax(logits, gradient);
+    let loss = T::zero() - gradient[label];
+    for slot in gradient.iter_mut() {
+        *slot = slot.exp();
     }
     gradient[label] -= T::one();
-    T::zero() - (logits[label] - largest - log_total)
+    loss
+}
+
+/// A class of probability 0 adds nothing, as the limit of p ln p says.
+fn kullback_leibler<T: Element>(logits: &[T], clean: &[f64], gradient: &mut [T]) -> T {
+    log_softmax(logits, gradient);
+    let mut loss = T::zero();
+    for (slot, &probability) in gradient.iter_mut().zip(clean) {
+        let probability = T::from_f64(probability);
+        if probability > T::zero() {
+            loss += probability * (probability.ln() - *slot);
+        }
+        *slot = slot.exp() - probability;
+    }
+    loss
 }
 
 fn dlr<T: Element>(logits: &[T], label: usize, gradient: &mut [T]) -> T {
@@ -236,19 +310,20 @@ mod tests {
     /// DLR's second derivative can be large where logits nearly tie, so logits in the tests are kept apart.
     const DIFFERENCE_TOLERANCE: f64 = 1e-6;
 
-    fn objectives(label: u32, target: u32) -> [Objective; 3] {
+    fn objectives(label: u32, target: u32) -> [Objective; 4] {
         [
             Objective::CrossEntropy { label },
             Objective::Dlr { label },
             Objective::TargetedDlr { label, target },
+            Objective::KullbackLeibler { label, clean: [0.5, 0.2, 0.2, 0.1, 0.0, 0.0].into() },
         ]
     }
 
-    fn value(objective: Objective, logits: &[f64]) -> f64 {
+    fn value(objective: &Objective, logits: &[f64]) -> f64 {
         objective.evaluate(logits, &mut vec![0.0; logits.len()])
     }
 
-    fn numeric_derivative(objective: Objective, logits: &[f64], class: usize) -> f64 {
+    fn numeric_derivative(objective: &Objective, logits: &[f64], class: usize) -> f64 {
         let shifted = |by: f64| {
             let mut moved = logits.to_vec();
             moved[class] += by;
@@ -276,7 +351,7 @@ mod tests {
                 let mut gradient = vec![0.0; 6];
                 objective.evaluate(&logits, &mut gradient);
                 for (class, &derivative) in gradient.iter().enumerate() {
-                    let expected = numeric_derivative(objective, &logits, class);
+                    let expected = numeric_derivative(&objective, &logits, class);
                     prop_assert!((derivative - expected).abs() < DIFFERENCE_TOLERANCE, "{objective:?} {class}");
                 }
             }
@@ -289,8 +364,16 @@ mod tests {
         ) {
             let moved: Vec<f64> = logits.iter().map(|logit| logit + constant).collect();
             for objective in objectives(1, 2) {
-                prop_assert!((value(objective, &logits) - value(objective, &moved)).abs() < DIFFERENCE_TOLERANCE);
+                prop_assert!((value(&objective, &logits) - value(&objective, &moved)).abs() < DIFFERENCE_TOLERANCE);
             }
+        }
+
+        #[test]
+        fn a_divergence_is_never_negative(clean in separated_logits(), other in separated_logits()) {
+            let row = |logits: &[f64]| Tensor::from_slice(logits, (1, 6), &Device::Cpu).unwrap();
+            let objectives = Objective::divergences(&row(&clean), &[0]).unwrap();
+            // Zero up to the rounding of six terms in f64.
+            prop_assert!(losses(&row(&other), &objectives).unwrap().losses[0] > -1e-12);
         }
 
         #[test]
@@ -308,10 +391,24 @@ mod tests {
         let logits = [3.0, 1.0, 2.0, 0.0_f64];
         // The label leads by 1 over the runner-up; first minus third is 2; first minus mean of third and
         // fourth is 2.5.
-        assert!((value(Objective::Dlr { label: 0 }, &logits) + 0.5).abs() < 1e-9);
-        assert!((value(Objective::Dlr { label: 1 }, &logits) - 1.0).abs() < 1e-9);
-        assert!((value(Objective::TargetedDlr { label: 0, target: 2 }, &logits) + 0.4).abs() < 1e-9);
-        assert!((value(Objective::CrossEntropy { label: 0 }, &[0.0; 4]) - 4_f64.ln()).abs() < 1e-12);
+        assert!((value(&Objective::Dlr { label: 0 }, &logits) + 0.5).abs() < 1e-9);
+        assert!((value(&Objective::Dlr { label: 1 }, &logits) - 1.0).abs() < 1e-9);
+        assert!((value(&Objective::TargetedDlr { label: 0, target: 2 }, &logits) + 0.4).abs() < 1e-9);
+        assert!((value(&Objective::CrossEntropy { label: 0 }, &[0.0; 4]) - 4_f64.ln()).abs() < 1e-12);
+        // Half and half against a quarter each: ln 2.
+        let halves = Objective::KullbackLeibler { label: 0, clean: [0.5, 0.0, 0.5, 0.0].into() };
+        assert!((value(&halves, &[0.0; 4]) - 2_f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_prediction_does_not_diverge_from_itself() {
+        let rows = Tensor::new(&[[3.0_f32, -1.0, 0.5], [-40.0, 60.0, 0.0]], &Device::Cpu).unwrap();
+        let objectives = Objective::divergences(&rows, &[0, 1]).unwrap();
+        let here = losses(&rows, &objectives).unwrap();
+        // Each term is a rounding of f32 times a probability.
+        assert!(here.losses.iter().all(|loss| loss.abs() < 1e-6), "{:?}", here.losses);
+        let slopes = here.gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(slopes.iter().all(|slope| *slope == 0.0), "{slopes:?}");
     }
 
     #[test]
@@ -334,9 +431,14 @@ mod tests {
         let logits = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
         let refused = |objectives: &[Objective]| losses(&logits, objectives).unwrap_err();
         let fine = Objective::CrossEntropy { label: 2 };
-        assert!(matches!(refused(&[fine]), Error::Shape { .. }));
+        assert!(matches!(refused(std::slice::from_ref(&fine)), Error::Shape { .. }));
+        let of_two = Objective::KullbackLeibler { label: 0, clean: [0.5, 0.5].into() };
         assert!(matches!(
-            refused(&[fine, Objective::CrossEntropy { label: 3 }]),
+            refused(&[fine.clone(), of_two]),
+            Error::Shape { what: "the clean probabilities", .. }
+        ));
+        assert!(matches!(
+            refused(&[fine.clone(), Objective::CrossEntropy { label: 3 }]),
             Error::ClassOutOfRange { sample: 1, class: 3, classes: 3 }
         ));
         assert!(matches!(

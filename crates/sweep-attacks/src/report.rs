@@ -28,6 +28,11 @@ pub struct Trajectory {
 }
 
 impl Trajectory {
+    /// The prediction of the first misclassified query, if there is one.
+    pub fn first_wrong(&self) -> Option<u32> {
+        self.queries.iter().map(|query| query.prediction).find(|prediction| *prediction != self.label)
+    }
+
     /// Whether no query was misclassified, the start point included.
     pub fn still_correct(&self) -> bool {
         self.queries.iter().all(|query| query.prediction == self.label)
@@ -93,7 +98,9 @@ pub struct Outcome {
     /// With [`crate::BrokenSamples::Leave`] only queries up to the first misclassified one exist, and an
     /// image that was misclassified from the outset has its clean image as the only one.
     pub correct_at_best_loss: bool,
-    /// The loss of that query.
+    /// The class predicted at the reported point ([`Evaluation::points`]): the true class exactly where `still_correct`.
+    pub prediction: u32,
+    /// The loss of the query of largest loss.
     pub best_loss: f64,
     /// Queries whose input gradient was exactly zero, over all restarts; see
     /// [`Trajectory::vanished_gradients`].

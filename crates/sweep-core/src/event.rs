@@ -74,11 +74,11 @@ pub enum Event {
     EpochFinished {
         /// The epoch, from 0.
         epoch: u32,
-        /// Epsilon used in it, as a number on pixels in [0, 1].
+        /// Epsilon at its last step, as a number on pixels in [0, 1].
         epsilon: f64,
         /// Learning rate of the backbone at its last step.
         learning_rate: f64,
-        /// Mean training loss over the epoch's (perturbed) images.
+        /// Mean of what training minimises over the epoch's images: cross entropy on perturbed images, or TRADES' sum.
         train_loss: f64,
         /// Training images classified correctly in the training forward pass.
         train_correct: u32,

@@ -4,6 +4,8 @@
 //! and values are written, less what `exclude` matches; then the points that `include` adds. A run that trains a
 //! backbone from scratch stands directly before the first run that needs it. A point equal to an earlier one is dropped.
 
+mod lookup;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::budget::resolve_shares;
 use crate::dataset::{DatasetSource, DatasetSpec};
 use crate::epsilon::Epsilon;
 use crate::file::{Definition, Sweep};
@@ -219,6 +222,9 @@ struct RunWire {
     input_size: Option<u32>,
     optimizer: crate::spec::OptimizerSpec,
     learning_rate_schedule: crate::schedule::LearningRateSchedule,
+    clip_norm: Option<f64>,
+    ema: Option<crate::spec::EmaSpec>,
+    objective: crate::spec::Objective,
     attack: crate::spec::AttackSpec,
     augmentation: crate::dataset::Augmentation,
     validation: crate::spec::ValidationSpec,
@@ -337,6 +343,9 @@ impl<'a> Expansion<'a> {
         }
         let mut value = Value::Object(map);
         fill_head_rates(&mut value["optimizer"]);
+        if let Some(epochs) = value["epochs"].as_u64().and_then(|epochs| u32::try_from(epochs).ok()) {
+            resolve_shares(&mut value["epsilon_schedule"], epochs);
+        }
         match serde_json::from_value(value) {
             Ok(wire) => Some(wire),
             Err(error) => {
@@ -466,6 +475,9 @@ impl RunWire {
             batch_size: self.batch_size,
             optimizer: self.optimizer,
             learning_rate_schedule: self.learning_rate_schedule,
+            clip_norm: self.clip_norm,
+            ema: self.ema,
+            objective: self.objective,
             attack: self.attack,
             augmentation: self.augmentation,
             validation: self.validation,

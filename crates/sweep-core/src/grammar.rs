@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::budget::{MAX_EPOCHS, Share};
 use crate::epsilon::Epsilon;
 use crate::node::Node;
 use crate::problem::{Collector, Problem, unknown};
@@ -21,10 +22,17 @@ pub(crate) enum Kind {
         open: Open,
     },
     Epsilon,
+    /// An epoch, or a percentage of the epochs of the run such as `24%`, which [`crate::budget`] turns into one.
+    Epoch,
     Text,
     /// A name, or `owner/name`: letters, digits, `.`, `_`, `-` and `/`.
     Name,
     Choice(&'static [&'static str]),
+    /// The word, which becomes a JSON null, or a value of the other kind.
+    Or {
+        word: &'static str,
+        kind: &'static Kind,
+    },
     List {
         item: &'static Kind,
         min: usize,
@@ -89,6 +97,10 @@ impl Kind {
                 format!("a number in {left}{min}, {max}{right}")
             }
             Self::Epsilon => "a fraction such as 4/255, in [0, 1]".to_owned(),
+            Self::Epoch => {
+                format!("an epoch from 0 to {MAX_EPOCHS} or a percentage of `epochs` such as 24%")
+            }
+            Self::Or { word, kind } => format!("`{word}` or {}", kind.accepted()),
             Self::Text => "a text".to_owned(),
             Self::Name => "a name of letters, digits, `.`, `_`, `-` and `/`".to_owned(),
             Self::Choice(choices) => format!("one of: {}", choices.join(", ")),
@@ -119,6 +131,7 @@ impl Kind {
             Self::Object(fields) => Box::new(fields.iter()),
             Self::PartialRun => Box::new(crate::tables::RUN.iter()),
             Self::Tagged(variants) => Box::new(variants.iter().flat_map(|variant| variant.fields)),
+            Self::Or { kind, .. } => kind.fields(),
             _ => Box::new(std::iter::empty()),
         }
     }
@@ -141,6 +154,13 @@ pub(crate) fn check(node: &Node, kind: &Kind, path: &str, problems: &mut Collect
         (Kind::Epsilon, Node::Text(_) | Node::Integer(_) | Node::Float(_)) => {
             return epsilon(node, path, problems);
         }
+        (Kind::Epoch, Node::Integer(value)) => {
+            (0..=i64::from(MAX_EPOCHS)).contains(value).then(|| Value::from(*value))
+        }
+        (Kind::Epoch, Node::Text(text)) => Share::parse(text).map(|_| Value::from(text.as_str())),
+        (Kind::Or { word, .. }, Node::Text(text)) if text == word => return Value::Null,
+        (Kind::Or { kind, .. }, Node::Map(_)) => return check(node, kind, path, problems),
+        (Kind::Or { kind, .. }, _) if accepts(node, kind) => return check(node, kind, path, problems),
         (Kind::Text, Node::Text(text)) => (!text.is_empty()).then(|| Value::from(text.as_str())),
         (Kind::Name, Node::Text(text)) => is_name(text).then(|| Value::from(text.as_str())),
         (Kind::Choice(choices), Node::Text(text)) => {
@@ -178,6 +198,12 @@ pub(crate) fn check(node: &Node, kind: &Kind, path: &str, problems: &mut Collect
         });
         Value::Null
     })
+}
+
+fn accepts(node: &Node, kind: &Kind) -> bool {
+    let mut problems = Collector::default();
+    check(node, kind, "", &mut problems);
+    problems.reports() == 0
 }
 
 fn shortened(node: &Node) -> String {

@@ -12,6 +12,7 @@ pub mod random;
 pub mod schedule;
 pub mod spec;
 
+mod budget;
 mod expand;
 mod file;
 mod grammar;

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::budget::MAX_EPOCHS;
 use crate::grammar::{Field, Kind, Open, Presence, Variant, default_node};
 use crate::tables::{BACKBONE, DATASET, EXECUTION, RUN};
 
@@ -121,6 +122,11 @@ fn schema_of(kind: &Kind) -> Value {
             { "type": "string", "pattern": r"^\s*[0-9]+\s*(/\s*[0-9]+\s*|\.[0-9]{1,9}\s*)?$" },
             { "type": "number", "minimum": 0, "maximum": 1 },
         ]}),
+        Kind::Epoch => json!({ "anyOf": [
+            { "type": "integer", "minimum": 0, "maximum": MAX_EPOCHS },
+            { "type": "string", "pattern": r"^(0?[0-9]{1,2}(\.[0-9]{1,6})?|100(\.0{1,6})?)%$" },
+        ]}),
+        Kind::Or { word, kind } => json!({ "anyOf": [{ "const": word }, schema_of(kind)] }),
         Kind::Text => json!({ "type": "string", "minLength": 1 }),
         Kind::Name => json!({ "type": "string", "pattern": NAME }),
         Kind::Choice(choices) => json!({ "enum": choices }),

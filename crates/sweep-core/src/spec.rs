@@ -39,6 +39,17 @@ pub struct RunSpec {
     pub optimizer: OptimizerSpec,
     /// How the rates move.
     pub learning_rate_schedule: LearningRateSchedule,
+    /// Longest gradient of an optimizer step: one that is longer in the Euclidean norm over all parameters is scaled
+    /// down to it, as PyTorch's `clip_grad_norm_` does; above 0. `None`: gradients stay as they are (paper).
+    // An option that is off is not written, here and below, so that runs from before there was one keep their identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// The moving average of the weights that is measured and saved in their place. `None`: there is none (paper).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<EmaSpec>,
+    /// What training minimises.
+    #[serde(default, skip_serializing_if = "Objective::is_adversarial")]
+    pub objective: Objective,
     /// The attack that crafts training images.
     pub attack: AttackSpec,
     /// What is done to training images first.
@@ -191,6 +202,56 @@ pub struct Normalization {
     pub std: [f64; 3],
 }
 
+/// What training minimises, as a mean over the images of an effective batch. Labels are never smoothed and images never
+/// mixed (paper, C).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Objective {
+    /// Cross entropy on perturbed images alone: classic adversarial training, the paper's.
+    #[default]
+    Adversarial,
+    /// Cross entropy on clean images plus `beta` times the Kullback-Leibler divergence of the outputs on perturbed images
+    /// from those on clean ones (Zhang et al. 2019).
+    Trades {
+        /// Weight of the divergence, above 0.
+        beta: f64,
+    },
+}
+
+impl Objective {
+    const fn is_adversarial(&self) -> bool {
+        matches!(self, Self::Adversarial)
+    }
+}
+
+/// An exponential moving average of the weights, updated after every optimizer step:
+/// `average = decay · average + (1 - decay) · weights`, beginning with the initial weights.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EmaSpec {
+    /// Share of the former average that is kept, in [0, 1).
+    pub decay: f64,
+}
+
+/// Which parameters have no weight decay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoDecay {
+    /// The co-author's rule: those whose name contains `bias`, `norm` or `bn` (paper, C). It misses class token,
+    /// position embedding, ConvNeXt's layer scale and the norms with other names (stem, downsampling).
+    #[default]
+    Sibling,
+    /// timm's rule: tensors of at most one dimension, those whose name ends in `.bias`, and the position tables and extra
+    /// tokens of transformers.
+    Usual,
+}
+
+impl NoDecay {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    const fn is_sibling(&self) -> bool {
+        matches!(self, Self::Sibling)
+    }
+}
+
 /// An optimizer with its rates. The head may learn faster than the backbone (paper, C.1).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -205,6 +266,9 @@ pub enum OptimizerSpec {
         weight_decay: f64,
         /// Weight decay of the head.
         head_weight_decay: f64,
+        /// Which parameters have no weight decay.
+        #[serde(default, skip_serializing_if = "NoDecay::is_sibling")]
+        no_decay: NoDecay,
         /// Decay of the first and second moment.
         betas: [f64; 2],
         /// Added to the denominator; PyTorch's `eps`.
@@ -220,6 +284,9 @@ pub enum OptimizerSpec {
         weight_decay: f64,
         /// Weight decay of the head.
         head_weight_decay: f64,
+        /// Which parameters have no weight decay.
+        #[serde(default, skip_serializing_if = "NoDecay::is_sibling")]
+        no_decay: NoDecay,
         /// Momentum in [0, 1).
         momentum: f64,
     },
@@ -430,26 +497,31 @@ impl RunSpec {
         }
     }
 
-    /// Returns the canonical form of what is trained. The keys stand in sorted order here already.
+    /// Returns the canonical form of what is trained. The keys stand in sorted order here already; an option that is off
+    /// is left out, so that a new option changes no identity.
     fn training_identity(&self, definitions: &Definitions<'_>) -> String {
-        let value = |value: Value| Cow::Owned(canonical_text(&value));
-        let parts: [(&str, Cow<'_, str>); 12] = [
+        let value = |value: Value| Some(Cow::Owned(canonical_text(&value)));
+        let objective = (!self.objective.is_adversarial()).then(|| to_json(&self.objective));
+        let parts: [(&str, Option<Cow<'_, str>>); 15] = [
             ("attack", value(to_json(&self.attack))),
             ("augmentation", value(to_json(&self.augmentation))),
-            ("backbone", Cow::Borrowed(&definitions.backbone)),
+            ("backbone", Some(Cow::Borrowed(&definitions.backbone))),
             ("batch_size", value(self.batch_size.into())),
-            ("dataset", Cow::Borrowed(&definitions.dataset)),
+            ("clip_norm", self.clip_norm.and_then(|norm| value(norm.into()))),
+            ("dataset", Some(Cow::Borrowed(&definitions.dataset))),
+            ("ema", self.ema.and_then(|ema| value(to_json(&ema)))),
             ("epochs", value(self.epochs.into())),
             ("epsilon_schedule", value(to_json(&self.epsilon_schedule))),
             ("input_size", value(self.input_size.into())),
             ("learning_rate_schedule", value(to_json(&self.learning_rate_schedule))),
+            ("objective", objective.and_then(value)),
             ("optimizer", value(to_json(&self.optimizer))),
             ("seed", value(self.seed.into())),
             ("target_epsilon", value(to_json(&self.target_epsilon))),
         ];
         debug_assert!(parts.is_sorted_by_key(|(key, _)| *key));
-        let entries: Vec<String> = parts.iter().map(|(key, text)| format!("\"{key}\":{text}")).collect();
-        format!("{{{}}}", entries.join(","))
+        let written = parts.iter().filter_map(|(key, text)| Some(format!("\"{key}\":{}", text.as_ref()?)));
+        format!("{{{}}}", written.collect::<Vec<_>>().join(","))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The tables of the grammar: every key of a sweep file, what it takes, what stands in for it, and where a default that
 //! shapes a result comes from ("paper" is Ngnawé et al., arXiv 2509.23325; "default" where the paper is silent).
 
+use crate::budget::MAX_EPOCHS;
 use crate::grammar::Presence::{Default, Optional, Required};
 use crate::grammar::{Field, Kind, Open, Presence, Variant};
 
@@ -22,7 +23,7 @@ const RATE: Kind = Kind::Number { min: 0.0, max: 10.0, open: Open::Min };
 const DECAY: Kind = Kind::Number { min: 0.0, max: 1.0, open: Open::Neither };
 const HALF_OPEN: Kind = Kind::Number { min: 0.0, max: 1.0, open: Open::Max };
 const UNIT: Kind = Kind::Number { min: 0.0, max: 1.0, open: Open::Neither };
-const EPOCH: Kind = integer(0, 100_000);
+const EPOCHS: Kind = integer(0, MAX_EPOCHS as i64);
 
 /// The keys of a run: of `run`, `matrix`, `include`, `exclude`, `when` and `set`.
 pub(crate) static RUN: &[Field] = &[
@@ -48,7 +49,7 @@ pub(crate) static RUN: &[Field] = &[
     field("seed", SEED, Default("0"), "Seed of everything random in the run. Default 0."),
     field(
         "epochs",
-        integer(1, 100_000),
+        integer(1, MAX_EPOCHS as i64),
         Default("50"),
         "Passes over the training split. Default 50 (paper).",
     ),
@@ -83,6 +84,24 @@ pub(crate) static RUN: &[Field] = &[
         "How the learning rates move. Default cosine with warm-up (paper).",
     ),
     field(
+        "clip_norm",
+        Kind::Or { word: "none", kind: &Kind::Number { min: 0.0, max: 1e6, open: Open::Min } },
+        Default("none"),
+        "Longest gradient of an optimizer step (Euclidean norm over all parameters); a longer one is scaled down. Default none (paper).",
+    ),
+    field(
+        "ema",
+        Kind::Or { word: "none", kind: &Kind::Object(EMA) },
+        Default("none"),
+        "Exponential moving average of the weights, which is validated, evaluated and saved in their place. Default none (paper).",
+    ),
+    field(
+        "objective",
+        Kind::Tagged(OBJECTIVES),
+        Default("{kind: adversarial}"),
+        "What training minimises; labels are never smoothed. Default adversarial (paper).",
+    ),
+    field(
         "attack",
         Kind::Tagged(ATTACKS),
         Default("{kind: apgd, steps: 7}"),
@@ -114,15 +133,25 @@ static EPSILON_SCHEDULES: &[Variant] = &[
     variant(
         "ramp",
         &[
-            field("start", EPOCH, Required, "First epoch of the ramp (T1); epochs count from 0."),
-            field("end", EPOCH, Required, "First epoch at the target (T2)."),
+            field(
+                "start",
+                Kind::Epoch,
+                Required,
+                "First epoch of the ramp (T1); epochs count from 0, percentages are rounded to the nearest epoch.",
+            ),
+            field("end", Kind::Epoch, Required, "First epoch at the target (T2)."),
+            PER,
         ],
         "0 before `start`, linear until `end`, then the target: the paper's Epsilon-Scheduling.",
     ),
-    variant("warmup", &[field("end", EPOCH, Required, "First epoch at the target.")], "A ramp from epoch 0."),
+    variant(
+        "warmup",
+        &[field("end", Kind::Epoch, Required, "First epoch at the target."), PER],
+        "A ramp from epoch 0.",
+    ),
     variant(
         "step",
-        &[field("start", EPOCH, Required, "First epoch at the target.")],
+        &[field("start", Kind::Epoch, Required, "First epoch at the target.")],
         "0, then the target at once.",
     ),
     variant("uniform", &[], "Each epoch draws from [0, target] (paper, Table 8)."),
@@ -136,10 +165,42 @@ static EPSILON_SCHEDULES: &[Variant] = &[
         )],
         "Straight lines between points.",
     ),
+    variant(
+        "auto",
+        &[
+            field(
+                "patience",
+                integer(1, MAX_EPOCHS as i64),
+                Default("5"),
+                "Epochs in a row without improvement of the validation clean accuracy that mean convergence. Default 5 (paper, Table 4).",
+            ),
+            field(
+                "tolerance",
+                HALF_OPEN,
+                Default("0.02"),
+                "Smallest change of accuracy that counts, absolute. Default 0.02 (paper, Table 4).",
+            ),
+            field(
+                "end",
+                Kind::Or { word: "auto", kind: &Kind::Epoch },
+                Default("100%"),
+                "First epoch at the target (T2). Default 100% (paper, Table 4: a ramp to the last epoch). auto: half of the epochs left at T1, later where the accuracy falls on the way.",
+            ),
+            PER,
+        ],
+        "0 until the validation clean accuracy has converged (T1), then a ramp (paper, Table 4).",
+    ),
 ];
 
+const PER: Field = field(
+    "per",
+    Kind::Choice(&["epoch", "step"]),
+    Default("epoch"),
+    "How often epsilon changes on the way. Default epoch (paper).",
+);
+
 static POINT: &[Field] = &[
-    field("epoch", EPOCH, Required, "The epoch."),
+    field("epoch", Kind::Epoch, Required, "The epoch."),
     field("fraction", UNIT, Required, "Fraction of the target epsilon."),
 ];
 
@@ -173,6 +234,7 @@ static OPTIMIZERS: &[Variant] = &[
                 "Decay of the moments. Default [0.9, 0.95] (the co-author's code).",
             ),
             field("stability", RATE, Default("1e-8"), "Added to the denominator. Default 1e-8 (PyTorch)."),
+            NO_DECAY,
         ],
         "AdamW.",
     ),
@@ -194,10 +256,39 @@ static OPTIMIZERS: &[Variant] = &[
                 Default("0.9"),
                 "Momentum. Default 0.9 (usual in fine-tuning; paper uses AdamW only).",
             ),
+            NO_DECAY,
         ],
         "Stochastic gradient descent with momentum.",
     ),
 ];
+
+const NO_DECAY: Field = field(
+    "no_decay",
+    Kind::Choice(&["sibling", "usual"]),
+    Default("sibling"),
+    "Parameters without weight decay. sibling: those with bias, norm or bn in their name; usual: timm's rule, tensors of at most one dimension, biases, position tables and extra tokens. Default sibling (the co-author's code; paper silent).",
+);
+
+static OBJECTIVES: &[Variant] = &[
+    variant("adversarial", &[], "Cross entropy on perturbed images alone (paper)."),
+    variant(
+        "trades",
+        &[field(
+            "beta",
+            Kind::Number { min: 0.0, max: 1e6, open: Open::Min },
+            Default("6"),
+            "Weight of the divergence. Default 6 (Zhang et al. 2019).",
+        )],
+        "Cross entropy on clean images, plus the divergence of the outputs on perturbed images (Zhang et al. 2019).",
+    ),
+];
+
+static EMA: &[Field] = &[field(
+    "decay",
+    HALF_OPEN,
+    Required,
+    "Share of the former average that each optimizer step keeps. Mind the number of steps: 0.99 looks back over about 100.",
+)];
 
 static LEARNING_RATE_SCHEDULES: &[Variant] = &[
     variant("constant", &[], "Always the full rate."),
@@ -206,7 +297,7 @@ static LEARNING_RATE_SCHEDULES: &[Variant] = &[
         &[
             field(
                 "warmup_epochs",
-                EPOCH,
+                EPOCHS,
                 Default("5"),
                 "Epochs of linear warm-up. Default 5 (paper has a warm-up of unknown length).",
             ),

@@ -1,8 +1,8 @@
 //! Whether a run makes sense as a whole: checks that look at more than one key.
 
 use crate::dataset::{DatasetSource, DatasetSpec, SplitPolicy, ValidationPolicy};
-use crate::schedule::{EpsilonSchedule, LearningRateSchedule};
-use crate::spec::{Architecture, RunSpec};
+use crate::schedule::{AutoRamp, EpsilonSchedule, Granularity, LearningRateSchedule};
+use crate::spec::{Architecture, AttackLoss, AttackSpec, Objective, RunSpec};
 
 /// Something wrong between the keys of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,12 @@ pub(crate) fn validate(spec: &RunSpec) -> Vec<Fault> {
         && !points.is_sorted_by(|left, right| left.epoch < right.epoch)
     {
         fault("epsilon_schedule", "the points are not in order, expected epochs that rise".to_owned(), None);
+    }
+    if let Some((message, hint)) = auto_fault(spec) {
+        fault("epsilon_schedule", message, Some(hint));
+    }
+    if let Some((message, hint)) = objective_fault(spec) {
+        fault("objective", message, Some(hint));
     }
     if spec.target_epsilon.is_zero() && spec.epsilon_schedule != EpsilonSchedule::None {
         let message =
@@ -86,14 +92,51 @@ fn split_fault(dataset: &DatasetSpec) -> Option<String> {
 
 /// Returns pairs of epochs of which the first must not lie after the second.
 fn ordered_epochs(spec: &RunSpec) -> Vec<(&'static str, u32, u32)> {
-    match spec.epsilon_schedule {
-        EpsilonSchedule::Ramp { start, end } => {
-            vec![("start of the ramp", start, end), ("end of the ramp", end, spec.epochs)]
+    match &spec.epsilon_schedule {
+        EpsilonSchedule::Ramp { start, end, .. } => {
+            vec![("start of the ramp", *start, *end), ("end of the ramp", *end, spec.epochs)]
         }
-        EpsilonSchedule::Warmup { end } => vec![("end of the warm-up", end, spec.epochs)],
-        EpsilonSchedule::Step { start } => vec![("start of the step", start, spec.epochs)],
+        EpsilonSchedule::Warmup { end, .. } => vec![("end of the warm-up", *end, spec.epochs)],
+        EpsilonSchedule::Step { start } => vec![("start of the step", *start, spec.epochs)],
+        EpsilonSchedule::Auto(AutoRamp { end: Some(end), .. }) => {
+            vec![("end of the ramp", *end, spec.epochs)]
+        }
         _ => Vec::new(),
     }
+}
+
+/// Returns why a ramp cannot find its ends, if it cannot, and what to write instead.
+fn auto_fault(spec: &RunSpec) -> Option<(String, &'static str)> {
+    let EpsilonSchedule::Auto(auto) = &spec.epsilon_schedule else { return None };
+    if auto.patience.saturating_add(1) >= spec.epochs {
+        // The first epoch is the one that the others are compared with.
+        let message =
+            format!("a patience of {} epochs leaves nothing of {} epochs", auto.patience, spec.epochs);
+        return Some((message, "write {kind: auto, patience: …} with less than `epochs` - 1"));
+    }
+    if auto.end.is_none() && auto.per == Granularity::Step {
+        let message =
+            "an end that is found moves on after each validation, so epsilon cannot change with steps";
+        return Some((message.to_owned(), "write `per: epoch`, or an epoch as `end`"));
+    }
+    None
+}
+
+/// Returns why an objective makes no sense in this run, if it makes none, and what to write instead.
+fn objective_fault(spec: &RunSpec) -> Option<(String, &'static str)> {
+    let Objective::Trades { .. } = spec.objective else { return None };
+    // Without perturbation the divergence is 0: such a run would be the same one under another name.
+    if spec.epsilon_schedule == EpsilonSchedule::None {
+        let message = "trades has nothing to add to cross entropy without perturbed images";
+        let hint =
+            "drop the point with `exclude: [{objective: {kind: trades}, epsilon_schedule: {kind: none}}]`";
+        return Some((message.to_owned(), hint));
+    }
+    let AttackSpec::Apgd { loss, .. } = spec.attack;
+    (loss != AttackLoss::CrossEntropy).then(|| {
+        let message = "the training attack of trades maximises the divergence, and no other loss".to_owned();
+        (message, "leave out `attack.loss`; it counts for validation and evaluation")
+    })
 }
 
 /// Returns why a network of these numbers cannot take images of `input_size`, if it cannot.

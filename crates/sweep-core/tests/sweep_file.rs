@@ -129,6 +129,89 @@ fn golden_ids() {
     insta::assert_snapshot!("golden_canonical_form", grid.runs[3].1.canonical());
 }
 
+/// Returns the last run of the small file with these keys of `run` besides.
+fn with_keys(keys: &str) -> RunSpec {
+    let text = SMALL.replace("epochs: 10", &format!("epochs: 10, {keys}"));
+    expand(&text).unwrap_or_else(|problems| panic!("{keys}: {problems}")).runs.pop().expect("one run").1
+}
+
+fn with_schedule(schedule: &str, epochs: u32) -> RunSpec {
+    let text = SMALL.replace("{kind: fixed}", schedule).replace("epochs: 10", &format!("epochs: {epochs}"));
+    expand(&text).unwrap_or_else(|problems| panic!("{schedule}: {problems}")).runs.pop().expect("one run").1
+}
+
+#[test]
+fn what_is_off_by_default_changes_the_identity_only_where_it_is_on() {
+    let plain = with_keys("seed: 0");
+    let off = "clip_norm: none, ema: none, objective: {kind: adversarial}, optimizer: {kind: adamw, no_decay: sibling}";
+    assert_eq!(with_keys(off), plain);
+    let ramp = with_schedule("{kind: ramp, start: 2, end: 4}", 10);
+    assert_eq!(with_schedule("{kind: ramp, start: 2, end: 4, per: epoch}", 10), ramp);
+    let on = [
+        with_keys("clip_norm: 1"),
+        with_keys("ema: {decay: 0.9}"),
+        with_keys("objective: {kind: trades}"),
+        with_keys("objective: {kind: trades, beta: 1}"),
+        with_keys("optimizer: {kind: adamw, no_decay: usual}"),
+        with_schedule("{kind: ramp, start: 2, end: 4, per: step}", 10),
+        with_schedule("{kind: warmup, end: 4, per: step}", 10),
+        with_schedule("{kind: auto}", 10),
+        with_schedule("{kind: auto, end: auto}", 10),
+        with_schedule("{kind: auto, patience: 3, per: step}", 10),
+    ];
+    let ids: std::collections::HashSet<_> =
+        on.iter().chain([&plain, &ramp]).map(|spec| (spec.id(), spec.training_id())).collect();
+    assert_eq!(ids.len(), on.len() + 2);
+    for spec in &on {
+        let text = serde_json::to_string(spec).unwrap();
+        assert_eq!(&serde_json::from_str::<RunSpec>(&text).unwrap(), spec, "a worker reads {text}");
+    }
+}
+
+#[test]
+fn shares_of_the_budget_are_epochs_in_other_words() {
+    for (share, epochs) in [
+        ("{kind: ramp, start: 24%, end: 74%}", "{kind: ramp, start: 12, end: 37}"),
+        ("{kind: warmup, end: 20%}", "{kind: warmup, end: 10}"),
+        ("{kind: step, start: 50%}", "{kind: step, start: 25}"),
+        ("{kind: auto}", "{kind: auto, end: 50}"),
+        (
+            "{kind: piecewise, points: [{epoch: 10%, fraction: 0}, {epoch: 100%, fraction: 1}]}",
+            "{kind: piecewise, points: [{epoch: 5, fraction: 0}, {epoch: 50, fraction: 1}]}",
+        ),
+    ] {
+        assert_eq!(with_schedule(share, 50), with_schedule(epochs, 50), "{share}");
+    }
+    let both =
+        SMALL.replace("{kind: fixed}", "{kind: ramp, start: 25%, end: 75%}").replace("epochs: 10, ", "");
+    let both = both.replace(", epochs: 10", "") + "  epochs: [8, 16]\n";
+    let found = labels(&expand(&both).unwrap(), |spec| spec.epsilon_schedule.label());
+    assert_eq!(found[1..3], ["ramp 2-6", "ramp 4-12"]);
+}
+
+#[test]
+fn recipes_that_make_no_sense_are_refused_with_a_hint() {
+    let keys = |keys: &str| SMALL.replace("epochs: 10", &format!("epochs: 10, {keys}"));
+    let schedule = |schedule: &str| SMALL.replace("{kind: fixed}", schedule);
+    let texts = [
+        keys("clip_norm: 0"),
+        keys("ema: {decay: 1}"),
+        keys("ema: 0.9"),
+        keys("objective: trades"),
+        keys("objective: {kind: trades, beta: 0}"),
+        keys("optimizer: {kind: adamw, no_decay: norms}"),
+        schedule("{kind: ramp, start: 24.5, end: 120%}"),
+        schedule("{kind: ramp, start: 60%, end: 50%}"),
+        schedule("{kind: auto, patience: 9}"),
+        schedule("{kind: auto, end: auto, per: step}"),
+        schedule("{kind: auto, end: later}"),
+        schedule("{kind: none}, objective: {kind: trades}"),
+        keys("objective: {kind: trades}, attack: {kind: apgd, loss: dlr}"),
+    ];
+    let found: Vec<String> = texts.iter().map(|text| problems(text)).collect();
+    insta::assert_snapshot!("recipes", found.join("\n"));
+}
+
 #[test]
 fn every_problem_is_reported_at_once_with_its_place() {
     let text = "
@@ -296,12 +379,15 @@ proptest! {
     /// One value of a good file is replaced by something else: parser and schema agree whether it is still good.
     #[test]
     fn schema_and_parser_agree_on_values(
-        key in prop::sample::select(vec!["backbone", "target_epsilon", "epsilon_schedule", "epochs", "seed", "optimizer", "evaluation", "unknown"]),
+        key in prop::sample::select(vec!["backbone", "target_epsilon", "epsilon_schedule", "epochs", "seed", "optimizer", "evaluation", "clip_norm", "ema", "objective", "unknown"]),
         value in prop::sample::select(vec![
             "1", "0", "-1", "1.5", "4/255", "'0.5'", "2/1", "tiny-vit", "fixed", "{}", "[]", "true", "null",
             "{kind: fixed}", "{kind: ramp}", "{kind: ramp, start: 1, end: 2}", "{kind: ramp, start: 1, end: 2, x: 1}",
             "{kind: adamw}", "{kind: adamw, betas: [0.1]}", "{kind: adamw, betas: [0.1, 0.2]}", "{kind: sgd}",
             "{kind: sgd, learning_rate: 1}", "{max_epsilon: 8/255}", "{attack: {kind: apgd, norm: l2}}", "{attack: {kind: pgd}}",
+            "none", "{decay: 0.9}", "{decay: 1}", "{kind: trades}", "{kind: trades, beta: 0}", "{kind: adamw, no_decay: usual}",
+            "{kind: ramp, start: 5%, end: 99.5%}", "{kind: ramp, start: 5 %, end: 101%}", "{kind: warmup, end: 007%}",
+            "{kind: auto}", "{kind: auto, end: auto}", "{kind: auto, end: none}", "{kind: auto, end: 20%, per: step}",
         ]),
     ) {
         let text = format!("name: x\nrun: {{{key}: {value}}}\n");

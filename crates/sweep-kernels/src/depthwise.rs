@@ -13,8 +13,8 @@ use crate::{Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape
 /// A convolution of maps (N, H, W, C) with one square kernel of odd size for each channel, stride 1 and as much padding
 /// as keeps the size; PyTorch's `Conv2d` with `groups` equal to the channels.
 ///
-/// Works on [`LANES`] channels at a time, whose padded plane fits the cache; the inner loops keep a strip of
-/// [`STRIP`] output pixels in registers.
+/// Works on 16 channels at a time, whose padded plane fits the cache; the inner loops keep a strip of
+/// 7 output pixels in registers.
 #[derive(Clone, Copy, Debug)]
 pub struct DepthwiseConvolution {
     weight: ParameterId,
@@ -120,7 +120,7 @@ impl Sizes {
         (self.height + self.kernel - 1) * self.padded_width()
     }
 
-    /// The weights as k² taps of [`LANES`] channels for each panel of channels; with `turned`, by half a turn.
+    /// The weights as k² taps of 16 channels for each panel of channels; with `turned`, by half a turn.
     fn taps<T: Element>(self, weight: &[T], turned: bool) -> Vec<Lanes<T>> {
         let count = self.kernel * self.kernel;
         let lane = |panel: usize, tap: usize, lane: usize| {

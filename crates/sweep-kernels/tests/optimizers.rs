@@ -12,8 +12,8 @@ use sweep_kernels::{
     AdamW, AdamWSettings, Error, Gradients, Optimizer, ParameterGroup, Parameters, Sgd, SgdSettings,
 };
 
-/// PyTorch's own float32 results lie within 8e-7 of its float64 ones after ten steps.
-const SINGLE: f64 = 2e-6;
+/// Ours follow PyTorch's to this; its own float32 results lie within 8e-7 of its float64 ones after ten steps.
+const SINGLE: f64 = 1e-6;
 /// In f64 only the order of operations differs.
 const DOUBLE: f64 = 1e-12;
 

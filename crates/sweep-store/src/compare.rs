@@ -45,6 +45,10 @@ pub enum Metric {
     ExpectedRobustness,
     /// First epoch with validation clean accuracy above 5 %.
     Delay,
+    /// The same against guessing, for few classes.
+    DelayAboveChance,
+    /// Clean accuracy of standard fine-tuning less the run's own, a fraction.
+    CleanDrop,
     /// Training time in seconds.
     TrainSeconds,
 }
@@ -148,8 +152,15 @@ impl Key {
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Self; 5] =
-        [Self::Clean, Self::Robust, Self::ExpectedRobustness, Self::Delay, Self::TrainSeconds];
+    pub const ALL: [Self; 7] = [
+        Self::Clean,
+        Self::Robust,
+        Self::ExpectedRobustness,
+        Self::Delay,
+        Self::DelayAboveChance,
+        Self::CleanDrop,
+        Self::TrainSeconds,
+    ];
 
     /// Returns the name of its column in the view `results`.
     pub const fn label(self) -> &'static str {
@@ -158,6 +169,8 @@ impl Metric {
             Self::Robust => "robust",
             Self::ExpectedRobustness => "expected_robustness",
             Self::Delay => "delay",
+            Self::DelayAboveChance => "delay_above_chance",
+            Self::CleanDrop => "clean_drop",
             Self::TrainSeconds => "train_seconds",
         }
     }
@@ -169,6 +182,8 @@ impl Metric {
             Self::Robust => row.robust,
             Self::ExpectedRobustness => row.expected_robustness,
             Self::Delay => row.delay.map(f64::from),
+            Self::DelayAboveChance => row.delay_above_chance.map(f64::from),
+            Self::CleanDrop => row.clean_drop,
             Self::TrainSeconds => row.train_seconds,
         }
     }

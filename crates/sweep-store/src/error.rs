@@ -99,6 +99,12 @@ pub enum Error {
         /// The attempt.
         attempt: u32,
     },
+    /// A measurement belongs to a run that was never registered.
+    #[error("run {run} is not in the database")]
+    NotStored {
+        /// The run.
+        run: RunId,
+    },
     /// No run's id begins with a text.
     #[error("no run begins with `{prefix}`{}", listed(". The nearest are:", candidates))]
     UnknownRun {

@@ -62,8 +62,12 @@ pub struct EvaluationRow {
     pub count: Count,
     /// Seconds it took.
     pub seconds: f64,
-    /// The attempt that measured it.
-    pub attempt: u32,
+    /// The attempt that measured it; `None` for `sweep evaluate`.
+    pub attempt: Option<u32>,
+    /// The use of `sweep evaluate` that measured it; `None` for an attempt.
+    pub measurement: Option<u32>,
+    /// SHA-256 of the weights, where it is known.
+    pub model_digest: Option<String>,
 }
 
 /// A checkpoint that a worker wrote. Whether the file is still there is not known here.
@@ -175,6 +179,8 @@ impl FromRow<'_, SqliteRow> for EvaluationRow {
             count: Count { correct: row.try_get("correct")?, total: row.try_get("total")? },
             seconds: row.try_get("seconds")?,
             attempt: row.try_get("attempt")?,
+            measurement: row.try_get("measurement")?,
+            model_digest: row.try_get("model_digest")?,
         })
     }
 }

@@ -325,11 +325,12 @@ async fn evaluated(connection: &mut SqliteConnection, target: &Target, event: &E
     let (numerator, denominator) = epsilon.fraction();
     sqlx::query(
         "INSERT INTO evaluations (run, epochs, split, attack, norm, epsilon, epsilon_numerator, epsilon_denominator,
-            epsilon_value, correct, total, seconds, attempt)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            epsilon_value, correct, total, seconds, attempt, model_digest)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, (SELECT digest FROM models WHERE run = ?1))
          ON CONFLICT (run, epochs, split, attack, norm, epsilon) DO UPDATE SET correct = excluded.correct,
-            total = excluded.total, seconds = excluded.seconds, attempt = excluded.attempt
-         WHERE excluded.attempt >= evaluations.attempt",
+            total = excluded.total, seconds = excluded.seconds, attempt = excluded.attempt, measurement = NULL,
+            model_digest = excluded.model_digest
+         WHERE evaluations.attempt IS NULL OR excluded.attempt >= evaluations.attempt",
     )
     .bind(target.run.clone())
     .bind(*epochs)
@@ -369,6 +370,18 @@ async fn model_saved(
     .bind(*bytes as i64)
     .bind(target.attempt)
     .bind(record.time_ms)
+    .execute(&mut *connection)
+    .await?;
+    forget_other_models(connection, target).await
+}
+
+/// Removes the points of a model that another one has replaced: accuracy over epsilon never mixes two.
+async fn forget_other_models(connection: &mut SqliteConnection, target: &Target) -> sqlx::Result<()> {
+    sqlx::query(
+        "DELETE FROM evaluations
+         WHERE run = ?1 AND model_digest IS NOT NULL AND model_digest <> (SELECT digest FROM models WHERE run = ?1)",
+    )
+    .bind(target.run.clone())
     .execute(connection)
     .await
     .map(drop)

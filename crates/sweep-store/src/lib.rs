@@ -2,7 +2,7 @@
 //!
 //! The only crate that contains SQL. [`Store`] is the single writer of a process (the scheduler's), [`Reader`] is what
 //! everything else looks through; it opens the file read-only and cannot change it. The tables and the views that
-//! researchers query (`results`, `curves`, `accuracy_over_epsilon`) are described in the migrations at the top level
+//! researchers query (`results`, `curves`, `accuracy_over_epsilon`, `severity`, `gates`) are described in the migrations at the top level
 //! of the repository.
 //!
 //! What it does not do: it decides no policy (which run comes next, what is retried), reads no event files (callers
@@ -18,6 +18,8 @@ mod connection;
 mod error;
 mod evidence;
 mod ingest;
+mod insight;
+mod measure;
 mod query;
 mod reader;
 mod register;
@@ -34,6 +36,8 @@ pub use compare::{Key, Metric, Pivot, Summary, UnknownName, pivot};
 pub use error::{Candidate, Error, Result};
 pub use evidence::{CheckpointRow, EpochRow, EvaluationRow, ModelRow, Provenance};
 pub use ingest::Ingested;
+pub use insight::{Gate, Severity, SeverityPoint};
+pub use measure::Measurement;
 pub use query::{Cell, Limits, Table};
 pub use reader::Reader;
 pub use register::{Registered, SweepId, SweepRow};

@@ -361,5 +361,6 @@ const fn schedule_kind(schedule: &EpsilonSchedule) -> &'static str {
         EpsilonSchedule::Step { .. } => "step",
         EpsilonSchedule::Uniform => "uniform",
         EpsilonSchedule::Piecewise { .. } => "piecewise",
+        EpsilonSchedule::Auto(_) => "auto",
     }
 }

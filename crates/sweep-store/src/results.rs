@@ -53,6 +53,12 @@ pub struct ResultRow {
     pub expected_robustness: Option<f64>,
     /// See [`sweep_core::metrics::delay`]; `None` while it is open.
     pub delay: Option<u32>,
+    /// See [`sweep_core::metrics::delay_above_chance`]; `None` while it is open or the number of classes unknown.
+    pub delay_above_chance: Option<u32>,
+    /// Clean accuracy on the validation split after the last epoch.
+    pub validation_clean: Option<f64>,
+    /// See [`sweep_core::metrics::clean_drop`]; `None` without a finished run of standard fine-tuning.
+    pub clean_drop: Option<f64>,
     /// Training time of all epochs, validation left out.
     pub train_seconds: Option<f64>,
     /// Images in the test split.
@@ -105,6 +111,9 @@ impl FromRow<'_, SqliteRow> for ResultRow {
             robust: row.try_get("robust")?,
             expected_robustness: row.try_get("expected_robustness")?,
             delay: row.try_get("delay")?,
+            delay_above_chance: row.try_get("delay_above_chance")?,
+            validation_clean: row.try_get("validation_clean")?,
+            clean_drop: row.try_get("clean_drop")?,
             train_seconds: row.try_get("train_seconds")?,
             test_total: row.try_get("test_total")?,
         })

@@ -14,8 +14,20 @@ use sweep_core::event::{Event, FailureClass, Phase, Record};
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_store::{Error, Failure, Limits, Outcome, Settlement, Table};
 
-const TABLES: [&str; 9] =
-    ["runs", "specs", "attempts", "epochs", "evaluations", "checkpoints", "models", "provenance", "results"];
+const TABLES: [&str; 12] = [
+    "runs",
+    "specs",
+    "attempts",
+    "measurements",
+    "epochs",
+    "evaluations",
+    "checkpoints",
+    "models",
+    "provenance",
+    "results",
+    "gates",
+    "severity",
+];
 
 /// Everything that is stored about runs.
 async fn tables(home: &Home) -> Vec<Table> {
@@ -160,7 +172,10 @@ async fn a_later_attempt_replaces_what_it_redoes_and_an_earlier_one_never_does()
     let found: Vec<_> = epochs.iter().map(|row| (row.epoch, row.attempt, row.clean_correct)).collect();
     assert_eq!(found, [(0, 1, 3), (1, 2, 6), (2, 1, 9)]);
     let evaluations = home.store.reader().evaluations_of(run).await.unwrap();
-    assert_eq!(evaluations.iter().map(|row| (row.attempt, row.count.correct)).collect::<Vec<_>>(), [(2, 2)]);
+    assert_eq!(
+        evaluations.iter().map(|row| (row.attempt, row.count.correct)).collect::<Vec<_>>(),
+        [(Some(2), 2)]
+    );
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{Home, NOW, evaluated, records, spec, specs, started, succeeded};
 use sweep_core::epsilon::Epsilon;
-use sweep_core::schedule::EpsilonSchedule;
+use sweep_core::schedule::{EpsilonSchedule, Granularity};
 use sweep_core::spec::RunSpec;
 use sweep_store::{Cell, Error, Key, Limits, Metric, Reader, Summary};
 
@@ -87,7 +87,9 @@ async fn prefixes_fit_one_run_or_say_which() {
 async fn compared() -> Home {
     let home = Home::new().await;
     let mut specs: Vec<RunSpec> = Vec::new();
-    for schedule in [EpsilonSchedule::Ramp { start: 1, end: 3 }, EpsilonSchedule::Fixed] {
+    for schedule in
+        [EpsilonSchedule::Ramp { start: 1, end: 3, per: Granularity::Epoch }, EpsilonSchedule::Fixed]
+    {
         for target in [10, 2] {
             let point = |seed| RunSpec {
                 epsilon_schedule: schedule.clone(),

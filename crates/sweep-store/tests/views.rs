@@ -6,13 +6,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{Home, NOW, epoch, evaluated, records, spec, started, succeeded};
+use common::{Home, NOW, epoch, evaluated, loaded, records, spec, started, succeeded};
 use proptest::prelude::*;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass};
-use sweep_core::metrics::{DELAY_THRESHOLD, delay, expected_robustness};
-use sweep_core::spec::{RunId, RunSpec, WeightsSource};
-use sweep_store::{Failure, Outcome, ResultRow, Settlement};
+use sweep_core::metrics::{
+    Count, DELAY_THRESHOLD, delay, delay_above_chance, expected_robustness, is_above_chance, is_monotone,
+};
+use sweep_core::spec::{Norm, RunId, RunSpec, WeightsSource};
+use sweep_store::{Failure, Gate, Outcome, ResultRow, Settlement};
 use tokio::runtime::Runtime;
 
 /// Both sides add the same few terms in another order: a handful of roundings of numbers below 1.
@@ -48,6 +50,15 @@ impl Bench {
             }
             self.home.store.reader().result_of(run).await.unwrap().unwrap()
         })
+    }
+}
+
+impl Bench {
+    /// Stores a run that reported `events` and returns its checks.
+    fn gates(&self, events: Vec<Event>) -> (RunId, Vec<Gate>) {
+        let run = self.result(Epsilon::from_255ths(4), events, false).id;
+        let gates = self.runtime.block_on(self.home.store.reader().gates_of(run)).unwrap();
+        (run, gates)
     }
 }
 
@@ -104,6 +115,85 @@ fn delay_agrees_with_its_definition() {
         prop_assert_eq!(row.epochs_done as usize, done);
         prop_assert!(close(row.train_seconds, (done > 0).then_some(2.0 * done as f64)));
     });
+}
+
+#[test]
+fn delay_above_chance_agrees_with_its_definition() {
+    let bench = Bench::new();
+    // `loaded` says that there are four classes, `epoch` that there are 100 validation images: 28 of them are the paper's
+    // 5 % of the way up from chance, 37 the end of luck.
+    let cases = (prop::collection::vec(20_u32..45, 3), 0_usize..=3, any::<bool>(), any::<bool>());
+    proptest!(ProptestConfig::with_cases(100), |((correct, done, is_complete, is_loaded) in cases)| {
+        let done = if is_complete { 3 } else { done };
+        let epochs = (0..).zip(&correct[..done]).map(|(number, correct)| epoch(number, *correct));
+        let events = is_loaded.then(loaded).into_iter().chain(epochs).collect();
+        let counts: Vec<Count> = correct[..done].iter().map(|correct| Count { correct: *correct, total: 100 }).collect();
+        let is_known = is_loaded && (is_complete || counts.iter().any(|count| is_above_chance(*count, 4)));
+        let row = bench.result(Epsilon::from_255ths(4), events, is_complete);
+        prop_assert_eq!(row.delay_above_chance, is_known.then(|| delay_above_chance(&counts, 4)));
+        let last = (done == 3).then(|| f64::from(correct[2]) / 100.0);
+        prop_assert!(close(row.validation_clean, last));
+    });
+}
+
+#[test]
+fn gates_agree_with_their_definitions() {
+    let bench = Bench::new();
+    let point = (0..=TOTAL, prop::sample::select(vec![TOTAL, TOTAL, TOTAL, TOTAL + 1]));
+    let cases = (prop::collection::vec(point, 1..6), 0_u8..2, any::<bool>());
+    proptest!(ProptestConfig::with_cases(200), |((counts, first, is_loaded) in cases)| {
+        let points: Vec<(Epsilon, Count)> = (first..)
+            .map(Epsilon::from_255ths)
+            .zip(counts.iter().map(|(correct, total)| Count { correct: *correct, total: *total }))
+            .collect();
+        let measured = points.iter().map(|(epsilon, count)| evaluated(*epsilon, count.correct, count.total));
+        let (run, gates) = bench.gates(is_loaded.then(loaded).into_iter().chain(measured).collect());
+        let clean = (first == 0).then(|| points[0].1.correct);
+        let expected = [
+            // `loaded` says 32 test images.
+            ("complete_split", is_loaded.then(|| counts.iter().all(|(_, total)| *total == 32))),
+            ("monotone", (points.len() > 1).then(|| is_monotone(&points))),
+            ("robust_at_most_clean", clean.map(|clean| counts.iter().all(|(correct, _)| *correct <= clean))),
+        ];
+        for (gate, passed) in expected {
+            let found = gates.iter().find(|found| found.gate == gate).unwrap();
+            prop_assert_eq!((found.run, found.passed), (run, passed), "{} {:?}", gate, &points);
+            prop_assert_eq!(found.violations.is_some(), passed == Some(false));
+        }
+        let zero = gates.iter().find(|found| found.gate == "zero_is_clean").map(|found| found.passed);
+        prop_assert_eq!(zero, (first == 0).then_some(Some(true)));
+    });
+}
+
+#[test]
+fn gates_name_the_radii_that_fail() {
+    let bench = Bench::new();
+    let at = |k, correct| evaluated(Epsilon::from_255ths(k), correct, 32);
+    let other_norm = |event: Event| match event {
+        Event::Evaluated { epochs, split, attack, epsilon, correct, total, seconds, .. } => {
+            Event::Evaluated {
+                epochs,
+                split,
+                attack,
+                norm: Norm::L2,
+                epsilon,
+                correct: correct - 1,
+                total,
+                seconds,
+            }
+        }
+        event => event,
+    };
+    let events = vec![loaded(), at(0, 20), at(1, 5), at(2, 22), at(3, 21), other_norm(at(0, 20))];
+    let (_, gates) = bench.gates(events);
+    let found: Vec<_> = gates.iter().map(|gate| (gate.gate.as_str(), gate.violations.as_deref())).collect();
+    let expected = [
+        ("complete_split", None),
+        ("monotone", Some("2/255")),
+        ("robust_at_most_clean", Some("2/255, 3/255")),
+        ("zero_is_clean", Some("0")),
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]

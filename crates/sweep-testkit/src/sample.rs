@@ -6,8 +6,8 @@ use sweep_core::dataset::{
 use sweep_core::epsilon::Epsilon;
 use sweep_core::schedule::{EpsilonSchedule, Granularity, LearningRateSchedule};
 use sweep_core::spec::{
-    Architecture, AttackLoss, AttackSpec, BackboneSpec, EvaluationSpec, Named, Norm, Normalization,
-    OptimizerSpec, RunId, RunSpec, ValidationSpec, VitArchitecture, WeightsSource,
+    Architecture, AttackLoss, AttackSpec, BackboneSpec, EvaluationSpec, Named, NoDecay, Norm, Normalization,
+    Objective, OptimizerSpec, RunId, RunSpec, ValidationSpec, VitArchitecture, WeightsSource,
 };
 
 /// Returns a small, complete run that a real worker can execute and that differs from others by its seed only.
@@ -18,7 +18,7 @@ pub fn sample_run(seed: u64) -> RunSpec {
         dataset: dataset(),
         input_size: 16,
         target_epsilon: Epsilon::from_255ths(4),
-        epsilon_schedule: EpsilonSchedule::Ramp { start: 1, end: 2 },
+        epsilon_schedule: EpsilonSchedule::Ramp { start: 1, end: 2, per: Granularity::Epoch },
         epochs: 3,
         batch_size: 8,
         micro_batch_size: 8,
@@ -27,9 +27,13 @@ pub fn sample_run(seed: u64) -> RunSpec {
             head_learning_rate: 0.1,
             weight_decay: 0.0,
             head_weight_decay: 0.0,
+            no_decay: NoDecay::Sibling,
             momentum: 0.9,
         },
         learning_rate_schedule: LearningRateSchedule::Cosine { warmup_epochs: 1, per: Granularity::Epoch },
+        clip_norm: None,
+        ema: None,
+        objective: Objective::Adversarial,
         attack: attack.clone(),
         augmentation: Augmentation::None,
         validation: ValidationSpec { attack: attack.clone() },

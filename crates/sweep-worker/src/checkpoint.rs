@@ -1,7 +1,7 @@
 //! Checkpoints: what an interrupted run goes on from, to the same bits.
 //!
-//! A checkpoint is one safetensors file with the parameters (`model.…`), the optimizer's moments (`optimizer.…`) and,
-//! in its metadata, the position within training. It appears whole or not at all; its digest goes into the event log,
+//! A checkpoint is one safetensors file with the parameters (`model.…`), their moving average where the run has one
+//! (`average.…`), the optimizer's moments (`optimizer.…`) and, in its metadata, the position within training. It appears whole or not at all; its digest goes into the event log,
 //! and only a file with the logged digest is ever used. There is no generator state: all randomness is a function of
 //! (seed, purpose, epoch, index).
 
@@ -15,6 +15,7 @@ use sweep_core::spec::RunId;
 use sweep_kernels::Optimizer;
 use sweep_models::Model;
 
+use crate::average::Average;
 use crate::digest::digest_bytes;
 use crate::files::{names, remove, remove_leftovers, write_atomically};
 use crate::history::History;
@@ -101,7 +102,38 @@ pub(crate) struct Found {
     file: String,
     position: Position,
     parameters: HashMap<String, Tensor>,
+    averages: HashMap<String, Tensor>,
     moments: HashMap<String, Tensor>,
+}
+
+/// What a checkpoint is put into.
+pub(crate) struct State<'a> {
+    pub(crate) model: &'a mut Model,
+    pub(crate) average: Option<&'a mut Average>,
+    pub(crate) optimizer: &'a mut dyn Optimizer,
+}
+
+/// Says what does not fit where `stored` is to become the parameters of `model`.
+fn check_fit(stored: &HashMap<String, Tensor>, model: &Model) -> Result<(), String> {
+    for (_, name, own) in model.parameters().iter() {
+        let stored = stored.get(name).ok_or_else(|| format!("it has no parameter `{name}`"))?;
+        if stored.dims() != own.dims() || stored.dtype() != own.dtype() {
+            return Err(format!("its parameter `{name}` has another shape or dtype than the model's"));
+        }
+    }
+    if stored.len() != model.parameters().len() {
+        return Err("it has parameters that the model has not".to_owned());
+    }
+    Ok(())
+}
+
+fn fill(model: &mut Model, stored: HashMap<String, Tensor>) -> Result<()> {
+    for (name, tensor) in stored {
+        if let Some(id) = model.parameters().id(&name) {
+            model.parameters_mut().set(id, tensor)?;
+        }
+    }
+    Ok(())
 }
 
 impl Found {
@@ -109,27 +141,24 @@ impl Found {
         self.position
     }
 
-    /// Checks every name, shape and dtype against `model` and puts the moments into `optimizer`, or says what does not fit;
-    /// then both are unchanged.
-    fn check(&self, model: &Model, optimizer: &mut dyn Optimizer) -> Result<(), String> {
-        for (_, name, own) in model.parameters().iter() {
-            let stored = self.parameters.get(name).ok_or_else(|| format!("it has no parameter `{name}`"))?;
-            if stored.dims() != own.dims() || stored.dtype() != own.dtype() {
-                return Err(format!("its parameter `{name}` has another shape or dtype than the model's"));
-            }
+    /// Checks every name, shape and dtype and puts the moments into the optimizer, or says what does not fit; then nothing
+    /// is changed.
+    fn check(&self, state: &mut State<'_>) -> Result<(), String> {
+        check_fit(&self.parameters, state.model)?;
+        match &state.average {
+            Some(average) => check_fit(&self.averages, average.model())?,
+            None if self.averages.is_empty() => {}
+            None => return Err("it has averages, and the run has none".to_owned()),
         }
-        if self.parameters.len() != model.parameters().len() {
-            return Err("it has parameters that the model has not".to_owned());
-        }
-        optimizer.restore(model.parameters(), &self.moments).map_err(|error| error.to_string())
+        let parameters = state.model.parameters();
+        state.optimizer.restore(parameters, &self.moments).map_err(|error| error.to_string())
     }
 
-    /// Puts the parameters into a model that [`Self::check`] has found to fit.
-    fn apply(self, model: &mut Model) -> Result<Position> {
-        for (name, tensor) in self.parameters {
-            if let Some(id) = model.parameters().id(&name) {
-                model.parameters_mut().set(id, tensor)?;
-            }
+    /// Puts the parameters into what [`Self::check`] has found to fit.
+    fn apply(self, state: &mut State<'_>) -> Result<Position> {
+        fill(state.model, self.parameters)?;
+        if let Some(average) = &mut state.average {
+            fill(average.model_mut(), self.averages)?;
         }
         Ok(self.position)
     }
@@ -151,10 +180,20 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint.
-    pub(crate) fn save(&self, position: Position, model: &Model, optimizer: &dyn Optimizer) -> Result<Saved> {
+    pub(crate) fn save(
+        &self,
+        position: Position,
+        model: &Model,
+        average: Option<&Model>,
+        optimizer: &dyn Optimizer,
+    ) -> Result<Saved> {
         let parameters = model.parameters();
-        let mut tensors: Vec<(String, Tensor)> =
-            parameters.iter().map(|(_, name, tensor)| (format!("model.{name}"), tensor.clone())).collect();
+        let named = |kind: &'static str, model: &Model| -> Vec<(String, Tensor)> {
+            let parameters = model.parameters().iter();
+            parameters.map(|(_, name, tensor)| (format!("{kind}.{name}"), tensor.clone())).collect()
+        };
+        let mut tensors = named("model", model);
+        tensors.extend(average.map(|average| named("average", average)).unwrap_or_default());
         let moments = optimizer.state(parameters)?.into_iter();
         tensors.extend(moments.map(|(name, tensor)| (format!("optimizer.{name}"), tensor)));
         let file = format!("epoch-{:05}-step-{:07}.safetensors", position.epoch, position.step);
@@ -195,29 +234,30 @@ impl Checkpoints {
         let position = Position::from_metadata(&metadata, self.run)?;
         let tensors =
             candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| error.to_string())?;
-        let (mut parameters, mut moments) = (HashMap::new(), HashMap::new());
+        let (mut parameters, mut averages, mut moments) = (HashMap::new(), HashMap::new(), HashMap::new());
         for (name, tensor) in tensors {
             if let Some(name) = name.strip_prefix("model.") {
                 parameters.insert(name.to_owned(), tensor);
+            } else if let Some(name) = name.strip_prefix("average.") {
+                averages.insert(name.to_owned(), tensor);
             } else if let Some(name) = name.strip_prefix("optimizer.") {
                 moments.insert(name.to_owned(), tensor);
             }
         }
-        Ok(Found { file: file.to_owned(), position, parameters, moments })
+        Ok(Found { file: file.to_owned(), position, parameters, averages, moments })
     }
 
-    /// Puts `found` into `model` and `optimizer` and returns its position; the start of training where there is none. One
-    /// that does not fit them changes nothing, and the one before it is taken.
+    /// Puts `found` into `state` and returns its position; the start of training where there is none. One that does not
+    /// fit changes nothing, and the one before it is taken.
     pub(crate) fn restore(
         &self,
         mut found: Option<Found>,
         history: &History,
-        model: &mut Model,
-        optimizer: &mut dyn Optimizer,
+        state: &mut State<'_>,
     ) -> Result<Position> {
         while let Some(candidate) = found {
-            match candidate.check(model, optimizer) {
-                Ok(()) => return candidate.apply(model),
+            match candidate.check(state) {
+                Ok(()) => return candidate.apply(state),
                 Err(reason) => self.discard(&candidate.file, &reason)?,
             }
             found = self.find(history)?;
@@ -255,6 +295,7 @@ impl Checkpoints {
 #[cfg(test)]
 mod tests {
     use sweep_core::home::Home;
+    use sweep_core::spec::{EmaSpec, RunSpec};
     use sweep_testkit::{Workspace, id_of, sample_run};
 
     use super::*;
@@ -322,18 +363,55 @@ mod tests {
         let mut model_of_four = model(4);
         let mut optimizer = network::optimizer(&spec.optimizer, &model_of_four).unwrap();
         let position = Position { epoch: 2, ..Position::default() };
-        let saved = checkpoints.save(position, &model(3), optimizer.as_ref()).unwrap();
+        let saved = checkpoints.save(position, &model(3), None, optimizer.as_ref()).unwrap();
         history.checkpoints.insert(saved.file, saved.digest);
         let before = model_of_four.parameters().snapshot().unwrap();
 
         let found = checkpoints.find(&history).unwrap();
-        let at = checkpoints.restore(found, &history, &mut model_of_four, optimizer.as_mut()).unwrap();
+        let mut state = State { model: &mut model_of_four, average: None, optimizer: optimizer.as_mut() };
+        let at = checkpoints.restore(found, &history, &mut state).unwrap();
 
         assert_eq!(at, Position::default(), "the older one has no tensors at all");
         assert!(checkpoints.files().unwrap().is_empty());
         for ((name, old), (_, _, new)) in before.iter().zip(model_of_four.parameters().iter()) {
             let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(values(old), values(new), "{name}");
+        }
+    }
+
+    #[test]
+    fn averages_are_restored_where_the_run_has_them_and_nowhere_else() {
+        let workspace = Workspace::new();
+        let (spec, home) = (sample_run(0), Home::new(workspace.home()));
+        let load = |seed| network::load(&RunSpec { seed, ..spec.clone() }, 4, &home).unwrap().model;
+        let (initial, trained, averaged) = (load(0), load(1), load(2));
+        for (stored, wanted) in [(true, true), (true, false), (false, true)] {
+            let workspace = Workspace::new();
+            let checkpoints = Checkpoints::open(workspace.home().join("checkpoints"), id_of(0)).unwrap();
+            let (mut model, mut history) = (load(0), History::default());
+            let mut average = wanted.then(|| Average::new(&model, EmaSpec { decay: 0.9 }).unwrap());
+            let mut optimizer = network::optimizer(&spec.optimizer, &model).unwrap();
+            let position = Position { epoch: 1, ..Position::default() };
+            let of_average = stored.then_some(&averaged);
+            let saved = checkpoints.save(position, &trained, of_average, optimizer.as_ref()).unwrap();
+            history.checkpoints.insert(saved.file, saved.digest);
+
+            let found = checkpoints.find(&history).unwrap();
+            let mut state =
+                State { model: &mut model, average: average.as_mut(), optimizer: optimizer.as_mut() };
+            let at = checkpoints.restore(found, &history, &mut state).unwrap();
+
+            let weights = |model: &Model| {
+                let tensors = model.parameters().iter();
+                let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                tensors.map(|(.., tensor)| values(tensor)).collect::<Vec<_>>()
+            };
+            let fits = stored == wanted;
+            assert_eq!(at, if fits { position } else { Position::default() });
+            assert!(weights(&model) == weights(if fits { &trained } else { &initial }));
+            if let Some(average) = &average {
+                assert!(weights(average.model()) == weights(if fits { &averaged } else { &initial }));
+            }
         }
     }
 

@@ -135,6 +135,26 @@ pub enum Error {
         /// The mean loss over the images of the batch.
         loss: f64,
     },
+    /// A gradient that is to be clipped is not finite.
+    #[error("the norm of the gradient is {norm} in epoch {epoch}, step {step}")]
+    GradientNotFinite {
+        /// The epoch, from 0.
+        epoch: u32,
+        /// The optimizer step within it, from 0.
+        step: u32,
+        /// The norm.
+        norm: f64,
+    },
+    /// The epsilon schedule looks at epochs of which nothing is recorded.
+    #[error(
+        "training goes on after {epochs} epochs, but the event files of earlier attempts tell the validation accuracy of the first {recorded} only, and the epsilon schedule needs them all"
+    )]
+    HistoryLost {
+        /// Completed epochs in the checkpoint.
+        epochs: u32,
+        /// Epochs on record.
+        recorded: u32,
+    },
     /// A checkpoint cannot be written.
     #[error("checkpoint `{}`: {reason}", path.display())]
     Checkpoint {
@@ -157,6 +177,7 @@ impl Error {
         use sweep_attacks::Error as Attack;
         match self {
             Self::Diverged { .. }
+            | Self::GradientNotFinite { .. }
             | Self::Attack(Attack::NonFiniteLoss { .. } | Attack::NonFiniteGradient { .. }) => {
                 FailureClass::Diverged
             }
@@ -166,7 +187,9 @@ impl Error {
             | Self::WeightsFile { .. }
             | Self::NoModel { .. }
             | Self::Model(_) => FailureClass::Weights,
-            Self::Io { .. } | Self::Checkpoint { .. } | Self::SaveModel { .. } => FailureClass::Storage,
+            Self::Io { .. } | Self::Checkpoint { .. } | Self::SaveModel { .. } | Self::HistoryLost { .. } => {
+                FailureClass::Storage
+            }
             Self::Stopped { .. }
             | Self::Spec { .. }
             | Self::OtherRun { .. }

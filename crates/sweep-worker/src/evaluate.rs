@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sweep_attacks::{Attack, BrokenSamples, Start};
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, Phase, Split};
-use sweep_core::spec::{AttackSpec, OptimizerSpec};
+use sweep_core::metrics::Count;
+use sweep_core::spec::AttackSpec;
 use sweep_data::Batch;
 use sweep_kernels::{Classifier as _, cross_entropy};
 
@@ -58,11 +59,11 @@ impl Session<'_> {
         let robust = if is_standard { clean } else { self.measure(&robust)? };
         let Position { epoch, sums, .. } = self.position;
         let steps = self.dataset.train().len().div_ceil(self.spec.batch_size);
-        let epsilon = self.spec.epsilon_schedule.epsilon_at(epoch, target, self.spec.seed);
+        let [base_rate, _] = network::rates(&self.spec.optimizer).learning;
         self.log.write(Event::EpochFinished {
             epoch,
-            epsilon,
-            learning_rate: base_rate(&self.spec.optimizer) * self.learning_rate_multiplier(steps),
+            epsilon: self.epsilon(steps),
+            learning_rate: base_rate * self.learning_rate_multiplier(steps),
             train_loss: sums.loss / f64::from(sums.seen),
             train_correct: sums.correct,
             train_total: sums.seen,
@@ -74,6 +75,7 @@ impl Session<'_> {
             train_seconds: sums.seconds,
             validation_seconds: begin.elapsed().as_secs_f64(),
         })?;
+        self.record_accuracy(Count { correct: clean.correct, total: clean.total });
         self.position = Position { epoch: epoch + 1, step: 0, sums: EpochSums::default() };
         Ok(())
     }
@@ -132,7 +134,7 @@ impl Session<'_> {
             Some((spec, epsilon)) => {
                 let attack: Attack = network::attack(spec);
                 let found = attack.evaluate(
-                    &self.model,
+                    self.measured_model(),
                     &images,
                     &labels,
                     epsilon.value(),
@@ -146,7 +148,7 @@ impl Session<'_> {
     }
 
     fn measure_clean(&self, images: &Tensor, labels: &[u32], phase: Phase) -> Result<(u32, f64)> {
-        let logits = self.model.logits(images)?;
+        let logits = self.measured_model().logits(images)?;
         let losses = cross_entropy(&logits, labels)?.losses.to_vec1::<f32>()?;
         let loss: f64 = losses.into_iter().map(f64::from).sum();
         if !loss.is_finite() {
@@ -156,18 +158,10 @@ impl Session<'_> {
     }
 }
 
-const fn base_rate(optimizer: &OptimizerSpec) -> f64 {
-    match optimizer {
-        OptimizerSpec::Adamw { learning_rate, .. } | OptimizerSpec::Sgd { learning_rate, .. } => {
-            *learning_rate
-        }
-    }
-}
-
 /// Returns how many rows of `logits` (N, classes) are largest at their label; of equal logits the first counts, as in
 /// PyTorch.
 pub(crate) fn count_correct(logits: &Tensor, labels: &[u32]) -> Result<u32> {
-    let rows = logits.to_vec2::<f32>()?;
+    let rows = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let largest = |row: &Vec<f32>| {
         (0..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
     };

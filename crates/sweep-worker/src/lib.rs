@@ -4,14 +4,18 @@
 //! ends with an exit code. It never opens the database and never talks to the scheduler but through those files, its
 //! standard input (whose end means that the scheduler is gone) and signals. All of it is plain synchronous code.
 
+mod average;
 mod checkpoint;
 mod digest;
 mod error;
 mod evaluate;
 mod events;
 mod files;
+mod groups;
 mod history;
+mod measure;
 mod network;
+mod objective;
 mod session;
 mod stop;
 mod train;
@@ -26,6 +30,10 @@ use sweep_core::spec::{RunId, RunSpec};
 pub use digest::digest_file;
 pub use error::{Error, Result};
 pub use events::EventLog;
+pub use measure::{
+    Measurement, MeasurementLog, NamedAttack, Outcome, ParseAttackError, Point, Progress, Subject, measure,
+    measurements, use_threads,
+};
 pub use stop::Stop;
 
 /// What a worker process is told.

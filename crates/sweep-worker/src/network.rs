@@ -7,15 +7,16 @@ use sweep_attacks::{Attack, Loss, Norm};
 use sweep_core::home::Home;
 use sweep_core::random::{Purpose, Stream};
 use sweep_core::spec::{
-    self, AttackLoss, AttackSpec, Normalization, OptimizerSpec, RunId, RunSpec, WeightsSource,
+    self, AttackLoss, AttackSpec, Normalization, Objective, OptimizerSpec, RunId, RunSpec, WeightsSource,
 };
-use sweep_kernels::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
+use sweep_kernels::{AdamW, AdamWSettings, Optimizer, Sgd, SgdSettings};
 use sweep_models::{
     Architecture, ConvnextConfig, Head, HubConfig, Model, ResnetBlock, ResnetConfig, SwinConfig,
     VitActivation, VitConfig,
 };
 
 use crate::digest::read_digest;
+use crate::groups::{Rates, groups};
 use crate::history::History;
 use crate::{Error, Result};
 
@@ -155,66 +156,68 @@ fn vit(shape: &spec::VitArchitecture, image_size: usize) -> Architecture {
     })
 }
 
-/// Builds the optimizer of a run. Its groups are those of the co-author's code (paper, C): backbone and head with their
-/// own rates, each split into parameters that decay and parameters that do not, because their name contains `bias`,
-/// `norm` or `bn`.
+/// Builds the optimizer of a run.
 pub(crate) fn optimizer(spec: &OptimizerSpec, model: &Model) -> Result<Box<dyn Optimizer>> {
+    let groups = groups(model, rates(spec));
     Ok(match spec {
-        OptimizerSpec::Adamw {
-            learning_rate,
-            head_learning_rate,
-            weight_decay,
-            head_weight_decay,
-            betas,
-            stability,
-        } => {
-            let groups =
-                groups(model, [*learning_rate, *head_learning_rate], [*weight_decay, *head_weight_decay]);
+        OptimizerSpec::Adamw { betas, stability, .. } => {
             Box::new(AdamW::new(AdamWSettings { betas: *betas, stability: *stability }, groups)?)
         }
-        OptimizerSpec::Sgd {
-            learning_rate,
-            head_learning_rate,
-            weight_decay,
-            head_weight_decay,
-            momentum,
-        } => {
-            let groups =
-                groups(model, [*learning_rate, *head_learning_rate], [*weight_decay, *head_weight_decay]);
+        OptimizerSpec::Sgd { momentum, .. } => {
             Box::new(Sgd::new(SgdSettings { momentum: *momentum, ..SgdSettings::default() }, groups)?)
         }
     })
 }
 
-/// `rates` and `decays` are those of the backbone and of the head.
-fn groups(model: &Model, rates: [f64; 2], decays: [f64; 2]) -> Vec<ParameterGroup> {
-    let undecayed = |name: &str| ["bias", "norm", "bn"].iter().any(|part| name.contains(part));
-    let mut groups = Vec::new();
-    for is_head in [false, true] {
-        for decays_not in [false, true] {
-            let chosen = model.parameters().trainable();
-            let chosen =
-                chosen.filter(|(_, name, _)| model.is_head(name) == is_head && undecayed(name) == decays_not);
-            groups.push(ParameterGroup {
-                parameters: chosen.map(|(id, _, _)| id).collect(),
-                learning_rate: rates[usize::from(is_head)],
-                weight_decay: if decays_not { 0.0 } else { decays[usize::from(is_head)] },
-            });
-        }
+/// Returns the rates, which every kind of optimizer has.
+pub(crate) const fn rates(spec: &OptimizerSpec) -> Rates {
+    let (OptimizerSpec::Adamw {
+        learning_rate,
+        head_learning_rate,
+        weight_decay,
+        head_weight_decay,
+        no_decay,
+        ..
     }
-    groups
+    | OptimizerSpec::Sgd {
+        learning_rate,
+        head_learning_rate,
+        weight_decay,
+        head_weight_decay,
+        no_decay,
+        ..
+    }) = spec;
+    Rates {
+        learning: [*learning_rate, *head_learning_rate],
+        decay: [*weight_decay, *head_weight_decay],
+        no_decay: *no_decay,
+    }
+}
+
+/// Returns the attack that crafts the training images of a run. That of TRADES maximises the divergence which the
+/// objective then minimises, whatever loss the attack has otherwise.
+pub(crate) fn training_attack(spec: &RunSpec) -> Attack {
+    match spec.objective {
+        Objective::Adversarial => attack(&spec.attack),
+        Objective::Trades { .. } => with_loss(&spec.attack, Loss::KullbackLeibler),
+    }
 }
 
 /// Translates an attack of a sweep file.
 pub(crate) fn attack(spec: &AttackSpec) -> Attack {
-    let AttackSpec::Apgd { steps, norm, loss } = spec;
-    let norm = match norm {
-        spec::Norm::Linf => Norm::Linf,
-        spec::Norm::L2 => Norm::L2,
-    };
+    let AttackSpec::Apgd { loss, .. } = spec;
     let loss = match loss {
         AttackLoss::CrossEntropy => Loss::CrossEntropy,
         AttackLoss::Dlr => Loss::Dlr,
+    };
+    with_loss(spec, loss)
+}
+
+fn with_loss(spec: &AttackSpec, loss: Loss) -> Attack {
+    let AttackSpec::Apgd { steps, norm, .. } = spec;
+    let norm = match norm {
+        spec::Norm::Linf => Norm::Linf,
+        spec::Norm::L2 => Norm::L2,
     };
     let steps = std::num::NonZeroUsize::new(*steps as usize).unwrap_or(std::num::NonZeroUsize::MIN);
     Attack::apgd(norm, loss, steps)

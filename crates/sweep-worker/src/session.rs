@@ -6,12 +6,14 @@ use nix::unistd::gethostname;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, Phase};
 use sweep_core::home::Home;
+use sweep_core::metrics::Count;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_data::{Dataset, LoadOptions};
 use sweep_kernels::Optimizer;
 use sweep_models::Model;
 
-use crate::checkpoint::{Checkpoints, Found, Position};
+use crate::average::Average;
+use crate::checkpoint::{Checkpoints, Found, Position, State};
 use crate::digest::digest_file;
 use crate::events::EventLog;
 use crate::files::{remove, remove_leftovers, sync_folder};
@@ -27,6 +29,8 @@ pub(crate) struct Session<'a> {
     pub(crate) run: RunId,
     pub(crate) dataset: Dataset,
     pub(crate) model: Model,
+    /// `None` where the run averages no weights.
+    pub(crate) average: Option<Average>,
     pub(crate) optimizer: Box<dyn Optimizer>,
     pub(crate) position: Position,
     pub(crate) log: &'a mut EventLog,
@@ -77,7 +81,13 @@ impl<'a> Session<'a> {
         network::check_attacks(&spec, counts.classes)?;
         let network::Loaded { mut model, weights_digest } = network::load(&spec, counts.classes, home)?;
         let mut optimizer = network::optimizer(&spec.optimizer, &model)?;
-        let position = checkpoints.restore(found, &history, &mut model, optimizer.as_mut())?;
+        let mut average = spec.ema.map(|ema| Average::new(&model, ema)).transpose()?;
+        let mut state = State { model: &mut model, average: average.as_mut(), optimizer: optimizer.as_mut() };
+        let position = checkpoints.restore(found, &history, &mut state)?;
+        let recorded = history.accuracies.len() as u32;
+        if spec.epsilon_schedule.needs_history() && recorded < position.epoch {
+            return Err(Error::HistoryLost { epochs: position.epoch, recorded });
+        }
         log.write(Event::Loaded {
             dataset_digest: dataset.digest().to_owned(),
             classes: counts.classes,
@@ -94,6 +104,7 @@ impl<'a> Session<'a> {
             run,
             dataset,
             model,
+            average,
             optimizer,
             position,
             log,
@@ -116,6 +127,21 @@ impl<'a> Session<'a> {
         self.checkpoints.prune_to_last()
     }
 
+    /// Returns the model that is validated, evaluated and saved: the average where there is one.
+    pub(crate) fn measured_model(&self) -> &Model {
+        self.average.as_ref().map_or(&self.model, Average::model)
+    }
+
+    /// Notes the clean validation accuracy of the epoch that was just trained.
+    pub(crate) fn record_accuracy(&mut self, clean: Count) {
+        self.history.record(self.position.epoch, clean);
+    }
+
+    /// Returns the clean validation accuracies of the epochs on record, from 0 on.
+    pub(crate) fn accuracies(&self) -> &[f64] {
+        &self.history.accuracies
+    }
+
     /// Returns whether a test point is measured already with the model of digest `model`.
     pub(crate) fn is_evaluated(&self, model: &str, attack: &str, epsilon: Epsilon) -> bool {
         self.history.evaluated.contains(&(model.to_owned(), attack.to_owned(), epsilon))
@@ -135,7 +161,12 @@ impl<'a> Session<'a> {
         if self.saved == Some(here) || here == (0, 0) {
             return Ok(());
         }
-        let saved = self.checkpoints.save(self.position, &self.model, self.optimizer.as_ref())?;
+        let saved = self.checkpoints.save(
+            self.position,
+            &self.model,
+            self.average.as_ref().map(Average::model),
+            self.optimizer.as_ref(),
+        )?;
         self.log.write_durably(Event::CheckpointSaved {
             epochs: self.position.epoch,
             file: format!("{CHECKPOINTS}/{}", saved.file),
@@ -152,7 +183,9 @@ impl<'a> Session<'a> {
         let folder = self.home.model(self.run);
         let temporary = folder.with_extension(format!("tmp-{}", std::process::id()));
         fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
-        self.model.save(&temporary).map_err(|source| Error::SaveModel { path: temporary.clone(), source })?;
+        self.measured_model()
+            .save(&temporary)
+            .map_err(|source| Error::SaveModel { path: temporary.clone(), source })?;
         for name in ["model.safetensors", "config.json"] {
             let path = temporary.join(name);
             fs::File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io("sync", &path))?;

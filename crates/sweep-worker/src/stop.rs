@@ -2,18 +2,32 @@
 
 use std::io::Read as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A flag that training looks at between micro batches.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Stop {
     flag: Arc<AtomicBool>,
+    /// How often the flag may still be looked at before it goes up by itself.
+    looks: Arc<AtomicU64>,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self::after(u64::MAX)
+    }
 }
 
 impl Stop {
     /// Returns a flag that nobody has raised.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Returns a flag that goes up by itself after it was found down `looks` times: so tests stop a worker at a place
+    /// that does not depend on its speed.
+    pub fn after(looks: u64) -> Self {
+        Self { flag: Arc::default(), looks: Arc::new(AtomicU64::new(looks)) }
     }
 
     /// Raises the flag on SIGTERM, SIGINT and SIGHUP.
@@ -50,6 +64,7 @@ impl Stop {
 
     /// Returns whether the flag is up.
     pub fn is_requested(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
+        let left = self.looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left.is_err() || self.flag.load(Ordering::Relaxed)
     }
 }

@@ -1,27 +1,31 @@
 //! One epoch of adversarial fine-tuning (paper, C): perturbed images crafted in evaluation mode with frozen weights, then
-//! one forward and backward pass in training mode, gradients accumulated to the effective batch, one optimizer step.
+//! forward and backward passes in training mode, gradients accumulated to the effective batch, one optimizer step.
 
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use sweep_attacks::Attack;
+use sweep_attacks::{Attack, Uniform, gaussian_start};
 use sweep_core::event::Phase;
 use sweep_core::random::{Purpose, Stream};
+use sweep_core::schedule::Moment;
+use sweep_core::spec::Objective;
 use sweep_data::{Augmenter, Batch, Batches, epoch_order};
-use sweep_kernels::{BatchStatistics, Gradients, Mode, Noise, Tape, cross_entropy};
+use sweep_kernels::{Gradients, Mode, Noise, clip_norm};
 
 use crate::checkpoint::Position;
-use crate::evaluate::count_correct;
 use crate::network;
+use crate::objective::{Accumulation, Contribution, classify, trades};
 use crate::session::Session;
 use crate::{Error, Result};
+
+/// Standard deviation of the noise on a pixel at which the attack of TRADES starts (the authors' program): at the clean
+/// image itself the divergence has no gradient.
+const TRADES_START: f64 = 0.001;
 
 /// What does not change within an epoch.
 struct Epoch {
     attack: Attack,
-    /// Radius of this epoch, by the epsilon schedule.
-    epsilon: f64,
     /// Optimizer steps.
     steps: u32,
 }
@@ -34,8 +38,7 @@ impl Session<'_> {
         let number = self.position.epoch;
         let images = self.dataset.train().len();
         let epoch = Epoch {
-            attack: network::attack(&self.spec.attack),
-            epsilon: self.spec.epsilon_schedule.epsilon_at(number, self.spec.target_epsilon, self.spec.seed),
+            attack: network::training_attack(&self.spec),
             steps: images.div_ceil(self.spec.batch_size),
         };
         let mut order = epoch_order(images, self.spec.seed, u64::from(number));
@@ -68,46 +71,96 @@ impl Session<'_> {
             let batch = batches.next().ok_or(sweep_data::Error::LoaderStopped)??;
             let first = seen;
             seen += batch.len() as u32;
-            let (loss, correct, batch) = self.accumulate(epoch, batch, first, images, &mut gradients)?;
-            statistics.extend(batch);
-            sums.loss += loss;
-            sums.correct += correct;
+            let mut into = Accumulation { gradients: &mut gradients, weight: 1.0 / f64::from(images) };
+            let contribution = self.accumulate(epoch, batch, first, &mut into)?;
+            statistics.extend(contribution.statistics);
+            sums.loss += contribution.loss;
+            sums.correct += contribution.correct;
         }
         sums.seen += images;
+        self.clip(&mut gradients)?;
         let multiplier = self.learning_rate_multiplier(epoch.steps);
         self.model.update_statistics(&statistics)?;
         self.optimizer.step(self.model.parameters_mut(), &gradients, multiplier)?;
+        if let Some(average) = &mut self.average {
+            average.update(self.model.parameters())?;
+        }
         self.position.sums = sums;
         self.position.step += 1;
         self.log.progress(Phase::Training, self.position.epoch, self.position.step, epoch.steps)
     }
 
-    /// Adds the gradient of one micro batch, which begins with image `first` of a step of `images` images. Returns the
-    /// sum of its losses, the number of images classified correctly, and what its batch norms saw.
+    fn clip(&self, gradients: &mut Gradients) -> Result<()> {
+        let Some(limit) = self.spec.clip_norm else { return Ok(()) };
+        let norm = clip_norm(gradients, limit)?;
+        let Position { epoch, step, .. } = self.position;
+        if norm.is_finite() { Ok(()) } else { Err(Error::GradientNotFinite { epoch, step, norm }) }
+    }
+
+    /// Adds the gradient of one micro batch, which begins with image `first` of a step.
     fn accumulate(
         &self,
         epoch: &Epoch,
         batch: Batch,
         first: u32,
-        images: u32,
-        gradients: &mut Gradients,
-    ) -> Result<(f64, u32, Vec<BatchStatistics>)> {
-        let Batch { images: pixels, labels, .. } = batch;
+        into: &mut Accumulation<'_>,
+    ) -> Result<Contribution> {
+        let Batch { images: pixels, labels, indices } = batch;
         let size = self.dataset.image_size() as usize;
         let clean = Tensor::from_vec(pixels, (labels.len(), 3, size, size), &Device::Cpu)?;
-        let perturbed = epoch.attack.craft(&self.model, &clean, &labels, epoch.epsilon)?.images;
-        let mut tape = Tape::recording();
         let mode = Mode::Train(Noise::new(self.noise_seed(), first.into()));
-        let logits = self.model.forward(&perturbed, &mut tape, mode)?.logits;
-        let loss = cross_entropy(&logits, &labels)?;
-        let sum: f64 = loss.losses.to_vec1::<f32>()?.into_iter().map(f64::from).sum();
-        if !sum.is_finite() {
-            return Err(self.diverged(Phase::Training, sum / labels.len() as f64));
+        let perturbed = self.perturb(epoch, &clean, &labels, &indices)?;
+        let found = match (self.spec.objective, &perturbed) {
+            (_, None) => classify(&self.model, &clean, &labels, mode, into)?,
+            (Objective::Adversarial, Some(images)) => classify(&self.model, images, &labels, mode, into)?,
+            (Objective::Trades { beta }, Some(images)) => {
+                trades(&self.model, [&clean, images], &labels, beta, mode, into)?
+            }
+        };
+        if !found.loss.is_finite() {
+            return Err(self.diverged(Phase::Training, found.loss / labels.len() as f64));
         }
-        let mean = loss.gradient.affine(1.0 / f64::from(images), 0.0)?;
-        let statistics = tape.take_statistics();
-        self.model.backward(mean, tape, gradients)?;
-        Ok((sum, count_correct(&logits, &labels)?, statistics))
+        Ok(found)
+    }
+
+    /// Attacks a micro batch whose images have the numbers `indices`; `None` where epsilon is 0.
+    fn perturb(
+        &self,
+        epoch: &Epoch,
+        clean: &Tensor,
+        labels: &[u32],
+        indices: &[u32],
+    ) -> Result<Option<Tensor>> {
+        let epsilon = self.epsilon(epoch.steps);
+        if epsilon == 0.0 {
+            return Ok(None);
+        }
+        let crafted = match self.spec.objective {
+            Objective::Adversarial => epoch.attack.craft(&self.model, clean, labels, epsilon)?,
+            Objective::Trades { .. } => {
+                let (seed, epoch_number) = (self.spec.seed, self.position.epoch.into());
+                let noise = |image: usize| -> Uniform {
+                    let mut stream = Stream::new(seed, Purpose::Attack, epoch_number, indices[image].into());
+                    Box::new(move || stream.uniform())
+                };
+                let starts = gaussian_start(epoch.attack.norm(), clean, TRADES_START, epsilon, &noise)?;
+                epoch.attack.craft_from(&self.model, clean, &starts, labels, epsilon)?
+            }
+        };
+        Ok(Some(crafted.images))
+    }
+
+    /// Returns the radius of the current step, of `steps` in the epoch; after the last one, that of the last.
+    pub(crate) fn epsilon(&self, steps: u32) -> f64 {
+        let moment = Moment {
+            epoch: self.position.epoch,
+            step: self.position.step.min(steps.saturating_sub(1)),
+            steps,
+            epochs: self.spec.epochs,
+            seed: self.spec.seed,
+            accuracies: self.accuracies(),
+        };
+        self.spec.epsilon_schedule.epsilon_at(moment, self.spec.target_epsilon)
     }
 
     /// Returns the seed of the current step's stochastic depth.

@@ -10,7 +10,10 @@ use sweep_core::dataset::{DatasetSource, ProceduralFamily};
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Record};
 use sweep_core::home::Home;
-use sweep_core::spec::{Architecture, OptimizerSpec, ResnetBlock, RunSpec, WeightsSource};
+use sweep_core::schedule::{AutoRamp, EpsilonSchedule, Granularity};
+use sweep_core::spec::{
+    Architecture, EmaSpec, NoDecay, Objective, OptimizerSpec, ResnetBlock, RunSpec, WeightsSource,
+};
 use sweep_testkit::{Workspace, sample_run};
 use sweep_worker::{Arguments, Ending, Stop, run_attempt, unsupported};
 
@@ -188,6 +191,143 @@ fn a_stop_before_the_first_step_is_an_interruption() {
     assert_eq!(events.last(), Some(&Event::Interrupted { epochs: 0 }));
 }
 
+/// A schedule that finds its start within a few epochs: an improvement of 90 points is never seen.
+fn auto_ramp(end: Option<u32>) -> EpsilonSchedule {
+    EpsilonSchedule::Auto(AutoRamp { patience: 1, tolerance: 0.9, end, per: Granularity::Epoch })
+}
+
+fn with_trades(spec: RunSpec) -> RunSpec {
+    RunSpec { objective: Objective::Trades { beta: 6.0 }, ..spec }
+}
+
+/// Everything that an interruption must not change: what each epoch came to, and the test points.
+fn outcomes(events: &[Event]) -> Vec<String> {
+    let text = |event: &Event| match event {
+        Event::EpochFinished {
+            epoch,
+            epsilon,
+            learning_rate,
+            train_loss,
+            clean_loss,
+            robust_loss,
+            robust_correct,
+            ..
+        } => Some(format!(
+            "{epoch} {epsilon} {learning_rate} {train_loss} {clean_loss} {robust_loss} {robust_correct}"
+        )),
+        Event::Evaluated { epsilon, correct, .. } => Some(format!("{epsilon} {correct}")),
+        _ => None,
+    };
+    events.iter().filter_map(text).collect()
+}
+
+fn epsilons(events: &[Event]) -> Vec<f64> {
+    let epsilon = |event: &Event| match event {
+        Event::EpochFinished { epsilon, .. } => Some(*epsilon),
+        _ => None,
+    };
+    events.iter().filter_map(epsilon).collect()
+}
+
+/// Carries a run out in attempts that each stop after `looks` micro batches, until it is complete.
+fn in_pieces(home: &Home, spec: &RunSpec, looks: u64) -> (u32, Vec<Event>) {
+    let mut all = Vec::new();
+    for number in 1.. {
+        let (ending, events) = attempt(home, spec, number, &Stop::after(looks));
+        all.extend(events);
+        match ending {
+            Ending::Succeeded => return (number, all),
+            Ending::Interrupted => {}
+            Ending::Failed(code) => panic!("failed with code {code}: {:?}", all.last()),
+        }
+    }
+    unreachable!("there is always a next number")
+}
+
+#[test]
+fn interrupted_runs_come_to_the_same_bits_whatever_the_recipe() {
+    let steps = |start, end| EpsilonSchedule::Ramp { start, end, per: Granularity::Step };
+    let mut residual = with_trades(RunSpec { ema: Some(EmaSpec { decay: 0.9 }), ..tiny_run(0) });
+    residual.input_size = 32;
+    residual.backbone.definition.architecture = tiny_resnet();
+    let recipes: [(&str, RunSpec); 7] = [
+        ("batch norms, average, trades", residual),
+        ("as it is", tiny_run(0)),
+        ("average", RunSpec { ema: Some(EmaSpec { decay: 0.8 }), ..tiny_run(0) }),
+        ("clipping", RunSpec { clip_norm: Some(0.1), ..tiny_run(0) }),
+        ("trades, by steps", with_trades(RunSpec { epsilon_schedule: steps(0, 2), ..tiny_run(0) })),
+        ("automatic", RunSpec { epochs: 6, epsilon_schedule: auto_ramp(Some(6)), ..tiny_run(0) }),
+        (
+            "automatic, average, clipping, trades",
+            with_trades(RunSpec {
+                epochs: 6,
+                epsilon_schedule: auto_ramp(None),
+                ema: Some(EmaSpec { decay: 0.5 }),
+                clip_norm: Some(1.0),
+                ..tiny_run(0)
+            }),
+        ),
+    ];
+    for (name, spec) in recipes {
+        let workspace = Workspace::new();
+        let (whole, pieces) = (Home::new(workspace.home().join("whole")), Home::new(workspace.home()));
+        let (_, expected) = attempt(&whole, &spec, 1, &Stop::new());
+        // An epoch has eleven micro batches, four of them for validation: every kind of place is met.
+        let (attempts, found) = in_pieces(&pieces, &spec, 9);
+        assert!(attempts > 3, "{name}: {attempts} attempts");
+        assert_eq!(outcomes(&found), outcomes(&expected), "{name}");
+        assert_eq!(model_digest(&found), model_digest(&expected), "{name}");
+        if spec.epsilon_schedule.needs_history() {
+            let epsilons = epsilons(&expected);
+            assert!(epsilons[0] == 0.0 && epsilons[5] > 0.0, "{name}: {epsilons:?}");
+        }
+    }
+}
+
+#[test]
+fn an_automatic_ramp_does_not_guess_epochs_of_which_nothing_is_recorded() {
+    let workspace = Workspace::new();
+    let home = Home::new(workspace.home());
+    let spec = RunSpec { epochs: 6, epsilon_schedule: auto_ramp(Some(6)), ..tiny_run(0) };
+    let (ending, _) = attempt(&home, &spec, 1, &Stop::after(30));
+    assert_eq!(ending, Ending::Interrupted);
+    let path = home.events(spec.id(), 1);
+    let text = fs::read_to_string(&path).unwrap();
+    let kept: Vec<&str> = text.lines().filter(|line| !line.contains("epoch_finished")).collect();
+    fs::write(&path, kept.join("\n")).unwrap();
+    let (_, events) = attempt(&home, &spec, 2, &Stop::new());
+    match events.last() {
+        Some(Event::Failed { class: FailureClass::Storage, message }) => {
+            assert!(message.contains("of the first 0 only"), "{message}");
+        }
+        other => panic!("{other:?} is no failure"),
+    }
+}
+
+#[test]
+fn recipes_do_what_they_say() {
+    let workspace = Workspace::new();
+    let digest = |name: &str, spec: &RunSpec| {
+        let (ending, events) = attempt(&Home::new(workspace.home().join(name)), spec, 1, &Stop::new());
+        assert_eq!(ending, Ending::Succeeded, "{name}: {:?}", events.last());
+        model_digest(&events)
+    };
+    let average = |decay| RunSpec { ema: Some(EmaSpec { decay }), ..tiny_run(0) };
+    let clipped = |limit| RunSpec { clip_norm: Some(limit), ..tiny_run(0) };
+    let plain = digest("plain", &tiny_run(0));
+    assert_eq!(digest("no memory", &average(0.0)), plain, "an average without memory is the weights");
+    assert_ne!(digest("average", &average(0.9)), plain);
+    assert_eq!(digest("far limit", &clipped(1e6)), plain, "a limit that is never reached changes nothing");
+    assert_ne!(digest("clipped", &clipped(1e-2)), plain);
+    assert_ne!(digest("trades", &with_trades(tiny_run(0))), plain);
+    let only_clean = RunSpec { epsilon_schedule: EpsilonSchedule::Step { start: 3 }, ..tiny_run(0) };
+    assert_eq!(
+        digest("trades without attack", &with_trades(only_clean.clone())),
+        digest("without attack", &only_clean),
+        "at epsilon 0 there is nothing to diverge"
+    );
+}
+
 /// The relative difference that another order of summation may make in f32 over a few steps of training.
 const ROUNDING: f64 = 1e-4;
 
@@ -203,6 +343,27 @@ fn the_micro_batch_changes_rounding_only() {
     let (_, found) = attempt(&other, &split, 1, &Stop::new());
     // Epoch 0 has no attack: an attack may amplify one flipped sign.
     let (expected, found) = (train_losses(&expected)[0], train_losses(&found)[0]);
+    assert!((found / expected - 1.0).abs() < ROUNDING, "{found} instead of {expected}");
+}
+
+/// The start of the attack of TRADES belongs to the image, not to its place in a micro batch.
+#[test]
+fn the_micro_batch_changes_rounding_only_for_trades_as_well() {
+    let workspace = Workspace::new();
+    // One step an epoch: the losses of the first are those of equal weights.
+    let whole = with_trades(RunSpec {
+        epochs: 2,
+        batch_size: 50,
+        micro_batch_size: 50,
+        epsilon_schedule: EpsilonSchedule::Fixed,
+        ..tiny_run(0)
+    });
+    let split = RunSpec { micro_batch_size: 10, ..whole.clone() };
+    let losses = |name: &str, spec: &RunSpec| {
+        let (_, events) = attempt(&Home::new(workspace.home().join(name)), spec, 1, &Stop::new());
+        train_losses(&events)[0]
+    };
+    let (expected, found) = (losses("whole", &whole), losses("split", &split));
     assert!((found / expected - 1.0).abs() < ROUNDING, "{found} instead of {expected}");
 }
 
@@ -223,6 +384,7 @@ fn failures_have_their_class_and_code() {
         head_learning_rate: 1e30,
         weight_decay: 0.0,
         head_weight_decay: 0.0,
+        no_decay: NoDecay::Sibling,
         momentum: 0.0,
     };
     assert_eq!(failure(&diverges).1, FailureClass::Diverged);
@@ -244,6 +406,11 @@ fn failures_have_their_class_and_code() {
     assert!(message.contains("expected 0000"), "{message}");
 }
 
+fn tiny_resnet() -> Architecture {
+    let (layers, channels) = (vec![1; 4], vec![8; 4]);
+    Architecture::Resnet { image_size: 32, block: ResnetBlock::Basic, layers, channels }
+}
+
 #[test]
 fn every_family_trains_and_batch_norms_take_part() {
     let stages = |count: u32| vec![count; 4];
@@ -258,12 +425,7 @@ fn every_family_trains_and_batch_norms_take_part() {
             drop_path: 0.2,
         },
         Architecture::Convnext { image_size: 32, depths: stages(1), dims: stages(8), drop_path: 0.1 },
-        Architecture::Resnet {
-            image_size: 32,
-            block: ResnetBlock::Basic,
-            layers: stages(1),
-            channels: stages(8),
-        },
+        tiny_resnet(),
     ];
     for architecture in families {
         let workspace = Workspace::new();

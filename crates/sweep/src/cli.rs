@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sweep_core::Assignment;
+use sweep_core::epsilon::Epsilon;
 use sweep_core::spec::RunId;
 use sweep_store::{Key, Metric};
+use sweep_worker::NamedAttack;
 
 /// Sweeps of robust fine-tuning: expand a grid, train every run, compare.
 #[derive(Debug, Parser)]
@@ -39,6 +41,8 @@ pub(crate) enum Command {
     Query(QueryArgs),
     /// Compare runs: rows × columns, seeds folded.
     Compare(CompareArgs),
+    /// Measure a model at more radii, under other attacks or on other data.
+    Evaluate(EvaluateArgs),
     /// Write the results, one row a run.
     Export(ExportArgs),
     /// Print the JSON Schema of a sweep file, for editors.
@@ -150,7 +154,7 @@ pub(crate) struct LogsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct QueryArgs {
-    /// One SELECT; the views `results`, `curves` and `accuracy_over_epsilon` are a good start.
+    /// One SELECT; the views `results`, `curves`, `accuracy_over_epsilon`, `severity` and `gates` are a good start.
     pub(crate) sql: String,
 
     #[command(flatten)]
@@ -179,12 +183,113 @@ pub(crate) struct CompareArgs {
     #[arg(long, default_value = "epsilon_schedule", value_name = "KEY")]
     pub(crate) columns: Key,
 
-    /// What is compared: clean, robust, expected_robustness, delay, train_seconds.
+    /// What is compared: clean, robust, expected_robustness, delay, delay_above_chance, clean_drop, train_seconds.
     #[arg(long, value_delimiter = ',', default_value = "clean,robust,expected_robustness")]
     pub(crate) metric: Vec<Metric>,
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EVALUATE_EXAMPLES)]
+pub(crate) struct EvaluateArgs {
+    /// The model: any prefix of the id of a run that has succeeded, or a folder with config.json and model.safetensors
+    /// (a run's own, or timm's).
+    pub(crate) checkpoint: String,
+
+    /// The images, by the name that a sweep file would use. Default: those of the run.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dataset: Option<String>,
+
+    /// Sweep file that defines the dataset. Default: the built-in datasets.
+    #[arg(long, value_name = "FILE", requires = "dataset")]
+    pub(crate) sweep: Option<PathBuf>,
+
+    /// The split, every image of it.
+    #[arg(long, value_enum, default_value_t = SplitName::Test)]
+    pub(crate) split: SplitName,
+
+    /// METHOD-LOSS: apgd-STEPS, pgd-STEPS or fgsm, then ce, dlr or tRANK (targeted); -xCOUNT for random starts.
+    #[arg(long, default_value = "apgd-10-ce")]
+    pub(crate) attack: NamedAttack,
+
+    /// The ball.
+    #[arg(long, value_enum, default_value_t = NormName::Linf)]
+    pub(crate) norm: NormName,
+
+    /// Radii on pixels in [0, 1], such as 0,4/255,8/255; 0..8/255 is every multiple of 1/255.
+    #[arg(long, value_name = "RADII", value_delimiter = ',', default_value = "0..4/255", value_parser = radii)]
+    pub(crate) epsilon: Vec<Radii>,
+
+    /// Write what became of every image: one row an image and radius, by the ending `.csv` or `.jsonl`.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Form of the rows.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+
+    /// Side of the images in pixels, for networks that take any. Default: that of the run or of config.json.
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(8..=2048))]
+    pub(crate) input_size: Option<u32>,
+
+    /// Images a forward pass; what fits the memory.
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) batch_size: u32,
+
+    /// Seed of random starts.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// Threads that compute. Default: all cores.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) threads: Option<u32>,
+}
+
+const EVALUATE_EXAMPLES: &str = "\
+The count is strict: an image is correct if its clean version and every point that the attack visited are.
+Points of a run's final model on the run's own images join the results; what is there already is not measured again.
+
+Examples:
+  sweep evaluate 3f2a9c --epsilon 0..16/255
+  sweep evaluate 3f2a9c --attack apgd-100-t1 --epsilon 4/255,8/255 --output outcomes.csv
+  sweep evaluate models/resnet --dataset cub20 --sweep birds.yaml --attack apgd-10-ce-x5 --epsilon 0,2/255";
+
+/// Radii as they are written between two commas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Radii(pub(crate) Vec<Epsilon>);
+
+fn radii(text: &str) -> Result<Radii, String> {
+    let one = |text: &str| text.parse::<Epsilon>().map_err(|error| error.to_string());
+    let Some((first, last)) = text.split_once("..") else { return Ok(Radii(vec![one(text)?])) };
+    let (first, last) = (one(first)?, one(last)?);
+    let points: Vec<Epsilon> = last.grid().into_iter().filter(|point| *point >= first).collect();
+    if points.is_empty() {
+        Err(format!("`{text}` is empty: {first} is larger than {last}"))
+    } else {
+        Ok(Radii(points))
+    }
+}
+
+/// A split by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SplitName {
+    /// Training images.
+    Train,
+    /// Validation images.
+    Validation,
+    /// Test images.
+    Test,
+}
+
+/// A norm by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NormName {
+    /// Largest absolute change of a pixel's channel.
+    Linf,
+    /// Euclidean length of the change.
+    L2,
 }
 
 #[derive(Debug, Args)]

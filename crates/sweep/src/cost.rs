@@ -1,11 +1,13 @@
 //! What a run costs, in floating-point operations: estimates for `plan`.
 //!
 //! Unit: one forward pass of one image. A backward pass to the input counts as one forward pass, a full one as two
-//! (paper, C.5), so a training step on APGD with n steps costs 2n + 4 and one without attack 3.
+//! (paper, C.5), so a training step on APGD with n steps costs 2n + 4 and one without attack 3. TRADES adds a pass over
+//! the clean images: one forward pass for its attack, and a forward and a full backward pass for its loss.
 
 use sweep_core::dataset::{DatasetSource, SplitPolicy, ValidationPolicy};
 use sweep_core::event::Phase;
-use sweep_core::spec::{Architecture, ResnetBlock, RunSpec};
+use sweep_core::schedule::{EpsilonSchedule, Moment};
+use sweep_core::spec::{Architecture, Objective, ResnetBlock, RunSpec};
 
 /// Operations of a run by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -38,10 +40,9 @@ impl Profile {
     pub(crate) fn new(spec: &RunSpec, images: [f64; 3]) -> Self {
         let [train, validation, test] = images;
         let attacked = |steps: u32| f64::from(2 * steps + 1);
-        let epoch = |epoch: u32| {
-            let epsilon = spec.epsilon_schedule.fraction_at(epoch, spec.seed);
-            train * if epsilon > 0.0 { 3.0 + attacked(spec.attack.steps()) } else { 3.0 }
-        };
+        let on_clean_images = if let Objective::Trades { .. } = spec.objective { 4.0 } else { 0.0 };
+        let perturbed = attacked(spec.attack.steps()) + on_clean_images;
+        let epoch = |epoch: u32| train * if is_attacked(spec, epoch) { 3.0 + perturbed } else { 3.0 };
         let robust =
             if spec.target_epsilon.is_zero() { 0.0 } else { 1.0 + attacked(spec.validation.attack.steps()) };
         let points = spec.evaluation.points(spec.target_epsilon).len() as f64 - 1.0;
@@ -72,6 +73,21 @@ impl Profile {
         };
         done / (self.training() + self.measuring())
     }
+}
+
+/// The paper's default T1, 12 of 50 epochs, as a share: when an automatic ramp is taken to start.
+const USUAL_START: f64 = 0.24;
+
+/// Returns whether training images are perturbed in an epoch. Where that depends on how training goes, it is an estimate:
+/// a network converges after the usual share of the epochs, but no sooner than it can be seen.
+fn is_attacked(spec: &RunSpec, epoch: u32) -> bool {
+    if let EpsilonSchedule::Auto(auto) = &spec.epsilon_schedule {
+        let usual = (USUAL_START * f64::from(spec.epochs)).round() as u32;
+        return epoch > usual.max(auto.patience.saturating_add(1));
+    }
+    // The second of two steps: a ramp by steps begins within an epoch.
+    let moment = Moment { epoch, step: 1, steps: 2, epochs: spec.epochs, seed: spec.seed, accuracies: &[] };
+    spec.epsilon_schedule.fraction_at(moment) > 0.0
 }
 
 /// Returns what a run costs; `None` where the size of its dataset is not known before it is loaded.
@@ -182,9 +198,8 @@ fn resnet_macs(block: ResnetBlock, layers: &[u32], widths: &[u32], input: f64) -
 mod tests {
     use std::path::{Path, PathBuf};
 
+    use sweep_core::schedule::{AutoRamp, Granularity};
     use sweep_core::{Resolve, Sweep};
-
-    use sweep_core::schedule::EpsilonSchedule;
 
     use super::*;
 
@@ -238,5 +253,26 @@ mod tests {
             let found = of(runs.iter().find(is_it).unwrap()).unwrap().training / 1e15;
             assert!((found / expected - 1.0).abs() < 0.03, "{name}: {found} PFLOP, expected {expected}");
         }
+    }
+
+    /// Units of a forward pass, with APGD of 7 steps as in the paper's grid.
+    #[test]
+    fn objectives_and_schedules_cost_what_they_compute() {
+        let spec = paper().remove(0);
+        let training = |spec: &RunSpec| Profile::new(spec, [1.0, 0.0, 0.0]).epochs;
+        let with = |epsilon_schedule| RunSpec { epsilon_schedule, ..spec.clone() };
+        let trades = RunSpec { objective: Objective::Trades { beta: 6.0 }, ..with(EpsilonSchedule::Fixed) };
+        assert_eq!(training(&with(EpsilonSchedule::Fixed)), [18.0; 50]);
+        assert_eq!(training(&trades), [22.0; 50]);
+        let none = RunSpec { epsilon_schedule: EpsilonSchedule::None, ..trades };
+        assert_eq!(training(&none), [3.0; 50]);
+        let attacked = |schedule| training(&with(schedule)).iter().filter(|cost| **cost > 3.0).count();
+        let auto = |patience| {
+            let (tolerance, end, per) = (0.02, None, Granularity::Epoch);
+            EpsilonSchedule::Auto(AutoRamp { patience, tolerance, end, per })
+        };
+        let ramp = |per| EpsilonSchedule::Ramp { start: 12, end: 37, per };
+        assert_eq!([ramp(Granularity::Epoch), ramp(Granularity::Step)].map(attacked), [37, 38]);
+        assert_eq!([auto(5), auto(30)].map(attacked), [37, 18], "an estimate: as the paper's ramp");
     }
 }

@@ -10,6 +10,7 @@ mod sources;
 mod support;
 mod sweeps;
 mod table;
+mod tally;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Logs(arguments) => commands::logs::run(&home, &arguments),
         Command::Query(arguments) => commands::query::run(&home, &arguments),
         Command::Compare(arguments) => commands::compare::run(&home, &arguments),
+        Command::Evaluate(arguments) => commands::evaluate::run(&home, &arguments),
         Command::Export(arguments) => commands::export::run(&home, &arguments),
         Command::Schema => commands::schema::run(),
         Command::Completions { shell } => commands::completions::run(shell),

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use sweep_core::dataset::DatasetSpec;
 use sweep_core::home::Home;
+use sweep_core::spec::Named;
 use sweep_core::{Grid, Sweep};
 use sweep_store::{Reader, SweepId};
 
@@ -34,14 +36,36 @@ pub(crate) fn load(arguments: &SweepArgs, home: &Home) -> Result<Loaded> {
     let text = read(file)?;
     let wrong = |problems| bad_input(format!("{}: {problems}", file.display()));
     let sweep = Sweep::parse(&text, &arguments.set).map_err(wrong)?;
-    let base = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let sources = LocalSources::new(base, home);
+    let sources = LocalSources::new(folder_of(file), home);
     let grid = sweep.expand(&sources).map_err(wrong)?;
     let mut text = String::from_utf8_lossy(&text).into_owned();
     for assignment in &arguments.set {
         text.push_str(&format!("# --set {assignment}\n"));
     }
     Ok(Loaded { sweep, grid, text, sources })
+}
+
+/// Returns the dataset that a sweep file, or without one the program itself, defines under `name`.
+pub(crate) fn dataset(name: &str, file: Option<&Path>, home: &Home) -> Result<Named<DatasetSpec>> {
+    let (sweep, base) = match file {
+        None => (Sweep::built_in(), Path::new(".")),
+        Some(file) => {
+            let sweep = Sweep::parse(&read(file)?, &[]);
+            (sweep.map_err(|problems| bad_input(format!("{}: {problems}", file.display())))?, folder_of(file))
+        }
+    };
+    let sources = LocalSources::new(base, home);
+    let found = sweep.dataset(name, &sources).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        bad_input(problems.join("\n  "))
+    })?;
+    sources.store();
+    Ok(found)
+}
+
+/// Returns the folder that relative paths of a sweep file start from.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Reads a file, or a built-in sweep where there is no file of that name.

@@ -64,6 +64,17 @@ impl Rows {
         }
     }
 
+    /// Returns the rows as JSON objects, one a line. Columns have different names.
+    pub(crate) fn lines(&self) -> Result<String> {
+        let mut text = String::new();
+        for row in &self.rows {
+            let object: Map<String, Value> = self.columns.iter().cloned().zip(row.iter().cloned()).collect();
+            text.push_str(&serde_json::to_string(&object).context("failed to write JSON")?);
+            text.push('\n');
+        }
+        Ok(text)
+    }
+
     fn json(&self) -> Result<String> {
         let mut names = HashSet::new();
         if let Some(name) = self.columns.iter().find(|name| !names.insert(*name)) {

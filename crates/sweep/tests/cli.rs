@@ -40,9 +40,9 @@ run:
 matrix:
   backbone: [b, residual, windows]
   epsilon_schedule: [{kind: fixed}, {kind: ramp, start: 1, end: 3}]
-  exclude:
-    - {backbone: residual, epsilon_schedule: {kind: fixed}}
-    - {backbone: windows, epsilon_schedule: {kind: fixed}}
+exclude:
+  - {backbone: residual, epsilon_schedule: {kind: fixed}}
+  - {backbone: windows, epsilon_schedule: {kind: fixed}}
 backbones:
   b:
     architecture: {kind: vit, image_size: 16, patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}

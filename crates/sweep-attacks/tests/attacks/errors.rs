@@ -60,6 +60,17 @@ fn a_start_outside_the_ball_is_refused() {
 }
 
 #[test]
+fn a_divergence_is_not_climbed_from_where_it_is_flat() {
+    let model = Linear::new(1, 3, DType::F32);
+    let clean = images(1, 2, (0.2, 0.8), DType::F32);
+    let attack = Attack::apgd(Norm::Linf, Loss::KullbackLeibler, NonZeroUsize::MIN);
+    assert!(matches!(attack.craft(&model, &clean, &[0, 1], 0.1), Err(Error::FlatStart)));
+    assert!(attack.craft(&model, &clean, &[0, 1], 0.0).is_ok(), "epsilon 0 needs no slope");
+    let evaluated = attack.evaluate(&model, &clean, &[0, 1], 0.1, Start::Clean, BrokenSamples::Stay);
+    assert!(matches!(evaluated, Err(Error::FlatStart)));
+}
+
+#[test]
 fn an_impossible_pgd_step_is_refused() {
     for relative_step in [0.0, -1.0, f64::INFINITY, f64::NAN] {
         let pgd = Attack::pgd(Norm::Linf, Loss::CrossEntropy, NonZeroUsize::MIN, relative_step);

@@ -6,7 +6,8 @@ use crate::support::{Counting, Linear, PIXELS, Perceptron, images, numbers, pred
 use candle_core::{DType, Tensor};
 use proptest::prelude::*;
 use sweep_attacks::{
-    Attack, BrokenSamples, Effort, Evaluation, Loss, Norm, Objective, Start, Trajectory, losses, random_start,
+    Attack, BrokenSamples, Effort, Evaluation, Loss, Norm, Objective, Start, Trajectory, gaussian_start,
+    losses, random_start,
 };
 use sweep_kernels::Classifier;
 
@@ -94,6 +95,7 @@ proptest! {
         for (index, outcome) in evaluation.outcomes.iter().enumerate() {
             prop_assert_eq!(outcome.clean_correct, index != 0);
             prop_assert_eq!(outcome.still_correct, at_points[index] == labels[index]);
+            prop_assert_eq!(outcome.prediction, at_points[index]);
         }
         prop_assert!(evaluation.still_correct_count() <= evaluation.clean_correct_count());
     }
@@ -137,6 +139,88 @@ proptest! {
         };
         for (more, less) in best(fewer + extra).into_iter().zip(best(fewer)) {
             prop_assert!(more >= less);
+        }
+    }
+
+    /// Up to nine steps APGD looks back after every step, so that a longer search begins like a shorter one. (With more
+    /// steps the first look back comes later, and the two are different searches.)
+    #[test]
+    fn a_longer_apgd_search_begins_like_a_shorter_one(
+        norm in norms(),
+        loss in all_losses(),
+        seed in 0_u64..1000,
+        fewer in 1_usize..9,
+        extra in 1_usize..9,
+    ) {
+        let model = Perceptron::new(seed, 5, DType::F32);
+        let clean = images(seed, 2, (0.0, 1.0), DType::F32);
+        let search = |count: usize| {
+            apgd(norm, loss, count).craft(&model, &clean, &[0, 1], 0.1).unwrap().trajectories.unwrap()
+        };
+        let more_steps = (fewer + extra).min(9);
+        for (more, less) in search(more_steps).iter().zip(search(fewer)) {
+            prop_assert_eq!(&more.queries[..=fewer], &less.queries[..]);
+            prop_assert!(more.best().loss >= less.best().loss);
+        }
+    }
+
+    #[test]
+    fn more_restarts_never_help_the_defender(
+        norm in norms(),
+        loss in all_losses(),
+        seed in 0_u64..1000,
+        fewer in 1_usize..3,
+        extra in 1_usize..3,
+        epsilon in 0.01..0.2_f64,
+    ) {
+        let model = Perceptron::new(seed, 5, DType::F32);
+        let clean = images(seed, 6, (0.0, 1.0), DType::F32);
+        let labels = predictions(&model, &clean);
+        let generator = |sample: usize, restart: usize| uniform((sample * 10 + restart) as u64 + seed);
+        let search = |restarts: usize| {
+            let start = Start::Random { restarts: steps(restarts), generator: &generator };
+            let attack = apgd(norm, loss, 4);
+            attack.evaluate(&model, &clean, &labels, epsilon, start, BrokenSamples::Stay).unwrap()
+        };
+        let (more, less) = (search(fewer + extra), search(fewer));
+        for (more, less) in more.outcomes.iter().zip(&less.outcomes) {
+            prop_assert!(more.still_correct <= less.still_correct);
+            prop_assert!(more.best_loss >= less.best_loss);
+        }
+    }
+
+    #[test]
+    fn divergence_attacks_stay_inside_and_climb(
+        norm in norms(),
+        is_adaptive in any::<bool>(),
+        seed in 0_u64..1000,
+        epsilon in 0.001..0.3_f64,
+    ) {
+        let model = Perceptron::new(seed, 5, DType::F64);
+        let clean = images(seed, 4, (0.0, 1.0), DType::F64);
+        let labels = predictions(&model, &clean);
+        let start = gaussian_start(norm, &clean, 0.001, epsilon, &|sample| uniform(sample as u64)).unwrap();
+        prop_assert!(is_admissible(norm, &start, &clean, epsilon));
+        let attack = if is_adaptive {
+            apgd(norm, Loss::KullbackLeibler, 10)
+        } else {
+            Attack::pgd(norm, Loss::KullbackLeibler, steps(10), 0.25).unwrap()
+        };
+        let crafted = attack.craft_from(&model, &clean, &start, &labels, epsilon).unwrap();
+        prop_assert!(is_admissible(norm, &crafted.images, &clean, epsilon));
+        let trajectories = crafted.trajectories.unwrap();
+        for trajectory in &trajectories {
+            // Near the clean image the divergence is nearly zero; the first step alone leaves it far behind.
+            prop_assert!(trajectory.best().loss > trajectory.queries[0].loss);
+        }
+        let objectives = Objective::divergences(&model.logits(&clean).unwrap(), &labels).unwrap();
+        let given = attack.craft_with(&model, &clean, &start, &objectives, epsilon).unwrap();
+        prop_assert_eq!(numbers(&given.images), numbers(&crafted.images));
+        prop_assert_eq!(given.effort.forward_images + 4, crafted.effort.forward_images);
+        if is_adaptive {
+            let at_crafted = losses(&model.logits(&crafted.images).unwrap(), &objectives).unwrap().losses;
+            let reported: Vec<f64> = trajectories.iter().map(|t| t.best().loss).collect();
+            prop_assert_eq!(at_crafted, reported);
         }
     }
 

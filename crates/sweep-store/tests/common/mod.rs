@@ -10,8 +10,8 @@ use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Phase, Record, Split};
 use sweep_core::schedule::{EpsilonSchedule, Granularity, LearningRateSchedule};
 use sweep_core::spec::{
-    Architecture, AttackLoss, AttackSpec, BackboneSpec, EvaluationSpec, Named, Norm, Normalization,
-    OptimizerSpec, RunId, RunSpec, ValidationSpec, VitArchitecture, WeightsSource,
+    Architecture, AttackLoss, AttackSpec, BackboneSpec, EvaluationSpec, Named, NoDecay, Norm, Normalization,
+    Objective, OptimizerSpec, RunId, RunSpec, ValidationSpec, VitArchitecture, WeightsSource,
 };
 use sweep_store::{Outcome, Settlement, Store, SweepId};
 use tempfile::TempDir;
@@ -59,7 +59,7 @@ pub(crate) fn spec(seed: u64) -> RunSpec {
         dataset: Named { name: "shapes".to_owned(), definition: dataset() },
         input_size: 32,
         target_epsilon: Epsilon::from_255ths(4),
-        epsilon_schedule: EpsilonSchedule::Ramp { start: 1, end: 3 },
+        epsilon_schedule: EpsilonSchedule::Ramp { start: 1, end: 3, per: Granularity::Epoch },
         epochs: 3,
         batch_size: 16,
         micro_batch_size: 16,
@@ -68,10 +68,14 @@ pub(crate) fn spec(seed: u64) -> RunSpec {
             head_learning_rate: 1e-2,
             weight_decay: 0.0,
             head_weight_decay: 0.0,
+            no_decay: NoDecay::Sibling,
             betas: [0.9, 0.95],
             stability: 1e-8,
         },
         learning_rate_schedule: LearningRateSchedule::Cosine { warmup_epochs: 1, per: Granularity::Step },
+        clip_norm: None,
+        ema: None,
+        objective: Objective::Adversarial,
         attack: attack.clone(),
         augmentation: Augmentation::None,
         validation: ValidationSpec { attack: attack.clone() },

@@ -154,14 +154,16 @@ const fn heading(metric: Metric) -> &'static str {
         Metric::Robust => "robust",
         Metric::ExpectedRobustness => "expected",
         Metric::Delay => "delay",
+        Metric::DelayAboveChance => "delay above chance",
+        Metric::CleanDrop => "drop",
         Metric::TrainSeconds => "train s",
     }
 }
 
 fn scaled(metric: Metric, value: f64) -> Value {
     match metric {
-        Metric::Clean | Metric::Robust | Metric::ExpectedRobustness => percent(value),
-        Metric::Delay | Metric::TrainSeconds => rounded(value, 1),
+        Metric::Clean | Metric::Robust | Metric::ExpectedRobustness | Metric::CleanDrop => percent(value),
+        Metric::Delay | Metric::DelayAboveChance | Metric::TrainSeconds => rounded(value, 1),
     }
 }
 

@@ -49,6 +49,9 @@ fn rows(results: &[ResultRow]) -> Result<Rows> {
         "robust",
         "expected_robustness",
         "delay",
+        "delay_above_chance",
+        "validation_clean",
+        "clean_drop",
         "train_seconds",
         "test_total",
     ]);
@@ -65,7 +68,7 @@ fn rows(results: &[ResultRow]) -> Result<Rows> {
 }
 
 /// Writes a file that appears whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create(&temporary)?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod compare;
 pub(crate) mod completions;
+pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod logs;
 pub(crate) mod plan;

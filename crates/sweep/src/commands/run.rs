@@ -69,9 +69,18 @@ async fn carry_out(
     let summary = dispatch(&store, &runs, &settings, stop, &mut |update| display.update(update)).await?;
     display.finish();
     let table = compare::of_sweep(store.reader(), registered.sweep).await?;
+    let failed_gates = store.reader().failed_gates(registered.sweep).await?;
     store.close().await?;
     if let Some(table) = table {
         printer::data(&table)?;
+    }
+    for gate in failed_gates {
+        let radii = gate.violations.unwrap_or_default();
+        printer::note(&format!(
+            "warning: run {} fails the sanity gate {} at {radii}",
+            gate.run.short(),
+            gate.gate
+        ));
     }
     printer::note(&in_words(&summary));
     Ok(exit(&summary))

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use sweep_core::home::Home;
 use sweep_core::spec::RunId;
-use sweep_store::{Attempt, EpochRow, EvaluationRow, Reader, ResultRow};
+use sweep_store::{Attempt, EpochRow, EvaluationRow, Gate, Reader, ResultRow};
 
 use crate::cli::{Format, ShowArgs};
 use crate::exit::{Exit, bad_input};
@@ -18,6 +18,7 @@ struct Facts {
     attempts: Vec<Attempt>,
     epochs: Vec<EpochRow>,
     evaluations: Vec<EvaluationRow>,
+    gates: Vec<Gate>,
     rest: Value,
 }
 
@@ -52,6 +53,7 @@ async fn gather(reader: &Reader, run: RunId) -> Result<Facts> {
         attempts: reader.attempts_of(run).await?,
         epochs: reader.epochs_of(run).await?,
         evaluations: reader.evaluations_of(run).await?,
+        gates: reader.gates_of(run).await?,
         rest,
     })
 }
@@ -63,6 +65,7 @@ fn json_text(facts: &Facts) -> Result<String> {
         "attempts": facts.attempts,
         "epochs": facts.epochs,
         "evaluations": facts.evaluations,
+        "gates": facts.gates,
         "files": facts.rest,
     });
     Ok(serde_json::to_string_pretty(&value).context("failed to write JSON")? + "\n")
@@ -90,6 +93,10 @@ fn tables(facts: &Facts, home: &Home, format: Format) -> Result<String> {
         ("attempts", attempts(&facts.attempts)),
         ("epochs (validation split, %)", epochs(&facts.epochs)),
         ("evaluations", evaluations(&facts.evaluations)),
+        (
+            "sanity gates (perturbations inside the ball and the range of pixels: checked while measuring)",
+            gates(&facts.gates),
+        ),
     ] {
         if !rows.rows.is_empty() {
             text.push_str(&format!("\n{title}\n{}", rows.render(format)?));
@@ -171,6 +178,19 @@ fn evaluations(evaluations: &[EvaluationRow]) -> Rows {
             evaluation.count.total.into(),
             percent(evaluation.count.accuracy()),
         ]);
+    }
+    rows
+}
+
+fn gates(gates: &[Gate]) -> Rows {
+    let mut rows = Rows::new(&["gate", "passed", "violated at"]);
+    for gate in gates {
+        let passed = match gate.passed {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "nothing to check yet",
+        };
+        rows.push(vec![gate.gate.as_str().into(), passed.into(), json!(gate.violations)]);
     }
     rows
 }

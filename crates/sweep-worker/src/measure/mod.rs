@@ -1,0 +1,141 @@
+//! Measuring finished models: `sweep evaluate`. Accuracy of any checkpoint on a complete split, clean and under attack,
+//! with what became of every image. The same strict count as at the end of a run: an image counts if its clean version
+//! and every point that the attack visited are classified correctly.
+
+mod attack;
+mod log;
+mod subject;
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use sweep_attacks::{BrokenSamples, Evaluation, Start, Uniform};
+use sweep_core::epsilon::Epsilon;
+use sweep_core::metrics::Count;
+use sweep_core::random::{Purpose, Stream};
+use sweep_data::{Batch, Split};
+
+pub use self::attack::{NamedAttack, ParseAttackError};
+pub use self::log::{MeasurementLog, measurements};
+pub use self::subject::Subject;
+use crate::stop::Stop;
+use crate::{Error, Result};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Measurement<'a> {
+    /// The network.
+    pub subject: &'a Subject,
+    /// The images: every one of them, in order.
+    pub split: &'a Split,
+    /// The attack; at radius 0 there is none.
+    pub attack: &'a NamedAttack,
+    /// Images a forward pass. Results differ by rounding only.
+    pub batch_size: NonZeroUsize,
+    /// Of the random starts, where the attack has any.
+    pub seed: u64,
+}
+
+/// What became of one image at one radius.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The true class.
+    pub label: u32,
+    /// The class predicted: the true one, or that of the first misclassified point.
+    pub prediction: u32,
+}
+
+impl Outcome {
+    /// Returns whether the image withstood everything.
+    pub const fn is_correct(self) -> bool {
+        self.label == self.prediction
+    }
+}
+
+/// The accuracy at one radius.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// The radius.
+    pub epsilon: Epsilon,
+    /// Images that withstood the attack.
+    pub robust: Count,
+    /// Images whose clean version is classified correctly, as counted in the same pass: at every radius the same.
+    pub clean: Count,
+    /// One entry an image, in the order of the split.
+    pub outcomes: Vec<Outcome>,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// How far a measurement is within one radius.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Images done.
+    pub done: u32,
+    /// Images.
+    pub total: u32,
+}
+
+/// Makes the pools that everything in this process computes in; once, before anything is measured.
+///
+/// # Errors
+/// [`Error::Threads`] if the operating system gives no threads, or a pool exists already.
+pub fn use_threads(threads: usize) -> Result<()> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(Error::Threads)
+}
+
+/// Measures accuracy at one radius; `None` if `stop` asked to leave before every image was done.
+///
+/// Each radius is attacked on its own (paper, D). That every point lies within the ball and the range of pixels is checked
+/// as it is found.
+///
+/// # Errors
+/// Whatever the data, the model or the attack fails with; numbers that are not finite.
+pub fn measure(
+    measurement: Measurement<'_>,
+    epsilon: Epsilon,
+    stop: &Stop,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Option<Point>> {
+    let begin = Instant::now();
+    let total = measurement.split.len();
+    let mut outcomes = Vec::with_capacity(total as usize);
+    let mut clean = 0;
+    for batch in measurement.split.batches_in_order(measurement.batch_size)? {
+        if stop.is_requested() {
+            return Ok(None);
+        }
+        let batch = batch?;
+        let found = evaluate(measurement, epsilon, &batch)?;
+        clean += found.clean_correct_count() as u32;
+        let labelled = found.outcomes.iter().zip(&batch.labels);
+        outcomes.extend(labelled.map(|(one, label)| Outcome { label: *label, prediction: one.prediction }));
+        progress(Progress { done: outcomes.len() as u32, total });
+    }
+    let correct = outcomes.iter().filter(|outcome| outcome.is_correct()).count() as u32;
+    let count = |correct| Count { correct, total };
+    let (robust, clean) = (count(correct), count(clean));
+    Ok(Some(Point { epsilon, robust, clean, outcomes, seconds: begin.elapsed().as_secs_f64() }))
+}
+
+fn evaluate(measurement: Measurement<'_>, epsilon: Epsilon, batch: &Batch) -> Result<Evaluation> {
+    let Measurement { subject, split, attack, seed, .. } = measurement;
+    let size = split.image_size() as usize;
+    let images = Tensor::from_slice(&batch.images, (batch.len(), 3, size, size), &Device::Cpu)?;
+    // Keyed by the image, so that neither the batch nor its neighbours matter.
+    let generator = |position: usize, restart: usize| -> Uniform {
+        let index = u64::from(batch.indices[position]);
+        let mut stream = Stream::new(seed, Purpose::Attack, restart as u64, index);
+        Box::new(move || stream.uniform())
+    };
+    let start = match attack.restarts() {
+        None => Start::Clean,
+        Some(restarts) => Start::Random { restarts, generator: &generator },
+    };
+    let (labels, broken) = (&batch.labels, BrokenSamples::Leave);
+    attack
+        .attack()
+        .evaluate(subject.model(), &images, labels, epsilon.value(), start, broken)
+        .map_err(Error::from)
+}

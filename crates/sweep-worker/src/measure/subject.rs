@@ -1,0 +1,77 @@
+//! A finished model that is measured.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use sweep_models::{Architecture, Model};
+
+use crate::digest::read_digest;
+use crate::{Error, Result};
+
+/// A network from a folder with `config.json` and `model.safetensors`, as runs and timm write them.
+pub struct Subject {
+    model: Model,
+    digest: String,
+    folder: PathBuf,
+}
+
+impl std::fmt::Debug for Subject {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Subject")
+            .field("folder", &self.folder)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Subject {
+    /// Reads the model in `folder`.
+    ///
+    /// # Errors
+    /// A missing or damaged file; an architecture that is not known here, or weights that are not its own.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let model = Model::load_folder(folder, DType::F32)?;
+        let path = folder.join("model.safetensors");
+        let digest = read_digest(&path).map_err(|source| Error::WeightsFile { path, source })?;
+        Ok(Self { model, digest, folder: folder.to_owned() })
+    }
+
+    /// Returns whether `folder` looks like one that [`Self::load`] reads.
+    pub fn is_folder(folder: &Path) -> bool {
+        ["config.json", "model.safetensors"].iter().all(|name| folder.join(name).is_file())
+    }
+
+    /// Returns SHA-256 of the weights file.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Returns the number of classes.
+    pub fn classes(&self) -> usize {
+        self.architecture().num_classes()
+    }
+
+    /// Returns the side of the images that the network is meant for, in pixels.
+    pub fn image_size(&self) -> usize {
+        self.architecture().image_size()
+    }
+
+    /// Returns whether it takes images of no other size.
+    pub fn has_fixed_image_size(&self) -> bool {
+        self.architecture().has_fixed_image_size()
+    }
+
+    /// Returns the number of parameters.
+    pub fn parameters(&self) -> u64 {
+        self.model.parameters().element_count() as u64
+    }
+
+    pub(super) const fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn architecture(&self) -> &Architecture {
+        self.model.architecture()
+    }
+}
