@@ -312,7 +312,7 @@ fn the_model_of_a_run_is_one_that_timm_describes() {
                 "--set",
                 "matrix.epsilon_schedule=[{kind: none}]",
                 "--set",
-                "matrix.exclude=[]",
+                "exclude=[]",
             ],
         ),
         0,
