@@ -1,0 +1,1 @@
+//! The Hugging Face Hub: weights and data at a pinned commit, through a verified cache.
