@@ -1,8 +1,10 @@
-//! For tests only: temporary workspaces, sample runs, a scripted worker, and waiting without sleeping blindly.
+//! For tests only: temporary workspaces, sample runs, a scripted worker, a local Hub, and waiting without sleeping
+//! blindly.
 //!
 //! It knows the worker's protocol (command line, `events.jsonl`, exit codes) but neither the scheduler nor the store.
 
 mod build;
+pub mod hub;
 mod sample;
 mod script;
 mod wait;
