@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A dataset as a run needs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +35,8 @@ pub enum DatasetSource {
         test: u32,
     },
     /// A local folder of parquet files in the Hub's layout: `<split>.parquet`, `<split>-*.parquet` or
-    /// `data/<split>-*.parquet`, an image column (struct of `bytes` and `path`) and an integer label column.
+    /// `data/<split>-*.parquet`, an image column (binary, or a struct with binary `bytes`) and a label column (integer
+    /// or text).
     Parquet {
         /// The folder. Not part of a run's identity; `digest` is.
         path: PathBuf,
@@ -45,18 +47,96 @@ pub enum DatasetSource {
         image_column: String,
         /// Name of the label column.
         label_column: String,
+        /// How pictures are read.
+        #[serde(flatten)]
+        decoding: Decoding,
     },
-    /// A dataset repository on the Hugging Face Hub.
+    /// A local folder of pictures, `<split>/<class>/<any name>`, as torchvision's `ImageFolder` has it; the classes are
+    /// the sorted names of the folders. The split `validation` may also be called `val` or `valid`.
+    Folder {
+        /// The folder. Not part of a run's identity; `digest` is.
+        path: PathBuf,
+        /// SHA-256 over the names and contents of the files, `None` before it is resolved.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
+        /// How pictures are read.
+        #[serde(flatten)]
+        decoding: Decoding,
+    },
+    /// A dataset repository on the Hugging Face Hub, or the branch of it that the Hub has converted to parquet.
     Hub {
         /// `owner/name`.
         repository: String,
-        /// Branch, tag or commit.
+        /// Branch, tag or commit. Planning puts the commit (40 hexadecimal digits) in its place, which then is what
+        /// identifies the content.
         revision: String,
+        /// The configuration, where the repository has several.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<String>,
         /// Name of the image column.
         image_column: String,
         /// Name of the label column.
         label_column: String,
+        /// The local copy of the commit's files, `None` before they are there. Not part of a run's identity.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        folder: Option<PathBuf>,
+        /// How pictures are read.
+        #[serde(flatten)]
+        decoding: Decoding,
     },
+}
+
+impl DatasetSource {
+    /// Returns the canonical form: without the place of files that a digest or a commit identifies.
+    pub(crate) fn canonical(&self) -> Value {
+        let mut value = serde_json::to_value(self).expect("plain data without maps becomes JSON");
+        let place = match self {
+            Self::Parquet { digest: Some(_), .. } | Self::Folder { digest: Some(_), .. } => Some("path"),
+            Self::Hub { .. } => Some("folder"),
+            _ => None,
+        };
+        if let (Some(place), Some(keys)) = (place, value.as_object_mut()) {
+            keys.remove(place);
+        }
+        value
+    }
+}
+
+/// How encoded pictures are read. What is usual is not written, so that it is no part of a run's identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decoding {
+    /// What becomes of a picture's EXIF orientation.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exif: Exif,
+    /// What happens when a picture cannot be read.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_bad_image: OnBadImage,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// What becomes of the orientation that a camera has written into a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exif {
+    /// The pixels stay as they are stored: what torchvision's pipelines, and so the paper's (B.2), do.
+    #[default]
+    Ignore,
+    /// The picture is turned and mirrored as it is meant to be seen (Pillow's `ImageOps.exif_transpose`).
+    Apply,
+}
+
+/// What happens when a picture cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadImage {
+    /// Loading the dataset fails and names the picture.
+    #[default]
+    Fail,
+    /// The picture is left out and counted.
+    Skip,
 }
 
 /// A family of procedural images. Classes, difficulty and what tells classes apart differ from family to family.
@@ -167,4 +247,45 @@ pub enum Augmentation {
         /// Largest rotation in degrees, either way; nearest neighbour, filled with black.
         rotation: f64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(value: Value) -> DatasetSource {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn the_place_of_known_files_is_no_part_of_what_a_source_is() {
+        let cases = [
+            (
+                json!({"kind": "parquet", "path": "a", "digest": "d", "image_column": "i", "label_column": "l"}),
+                json!({"kind": "parquet", "digest": "d", "image_column": "i", "label_column": "l"}),
+            ),
+            (json!({"kind": "folder", "path": "a", "digest": "d"}), json!({"kind": "folder", "digest": "d"})),
+            (json!({"kind": "folder", "path": "a"}), json!({"kind": "folder", "path": "a"})),
+            (
+                json!({"kind": "hub", "repository": "o/n", "revision": "r", "image_column": "i", "label_column": "l",
+                       "folder": "a"}),
+                json!({"kind": "hub", "repository": "o/n", "revision": "r", "image_column": "i", "label_column": "l"}),
+            ),
+        ];
+        for (source, canonical) in cases {
+            assert_eq!(read(source).canonical(), canonical);
+        }
+    }
+
+    #[test]
+    fn only_what_is_unusual_is_written() {
+        let usual = json!({"kind": "folder", "path": "a", "exif": "ignore", "on_bad_image": "fail"});
+        assert_eq!(read(usual).canonical(), json!({"kind": "folder", "path": "a"}));
+        let unusual = json!({"kind": "folder", "path": "a", "exif": "apply", "on_bad_image": "skip"});
+        assert_eq!(serde_json::to_value(read(unusual.clone())).unwrap(), unusual);
+        let decoding = Decoding { exif: Exif::Apply, on_bad_image: OnBadImage::Skip };
+        assert_eq!(read(unusual), DatasetSource::Folder { path: "a".into(), digest: None, decoding });
+    }
 }

@@ -37,12 +37,30 @@ pub struct Grid {
     pub runs: Vec<(RunId, RunSpec)>,
 }
 
-/// Looks at local files on behalf of the expansion, which does no input or output itself.
+/// What kind of repository on the Hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HubKind {
+    /// Weights.
+    Model,
+    /// Images.
+    Dataset,
+}
+
+/// Looks at local files and at the Hub on behalf of the expansion, which does no input or output itself.
 pub trait Resolve {
     /// Returns where the weights file `path` of a sweep file lies, and its SHA-256; or what is wrong, in words.
     fn weights(&self, path: &Path) -> Result<(PathBuf, String), String>;
     /// Returns where the dataset folder `path` of a sweep file lies, and its digest; or what is wrong, in words.
     fn dataset(&self, path: &Path) -> Result<(PathBuf, String), String>;
+    /// Returns where the folder of pictures `path` of a sweep file lies, and its digest; or what is wrong, in words.
+    fn pictures(&self, path: &Path) -> Result<(PathBuf, String), String> {
+        Err(format!("`{}` is a folder of pictures, which are not looked at here", path.display()))
+    }
+    /// Returns the commit (40 hexadecimal digits) that a revision of a repository on the Hub means now; or what is
+    /// wrong, in words. A resolver that does not reach the Hub gives the revision back as it is.
+    fn commit(&self, _kind: HubKind, _repository: &str, revision: &str) -> Result<String, String> {
+        Ok(revision.to_owned())
+    }
 }
 
 impl Sweep {
@@ -382,10 +400,20 @@ impl<'a> Expansion<'a> {
     fn dataset_definition(&mut self, definition: &Definition) -> Option<Resolved<DatasetSpec>> {
         let value = check(&definition.node, &Kind::Object(DATASET), &definition.path, &mut self.problems);
         let mut spec: DatasetSpec = serde_json::from_value(value).ok()?;
-        if let DatasetSource::Parquet { path, digest, .. } = &mut spec.source {
+        let are_pictures = matches!(spec.source, DatasetSource::Folder { .. });
+        if let DatasetSource::Parquet { path, digest, .. } | DatasetSource::Folder { path, digest, .. } =
+            &mut spec.source
+        {
             let place = join(&definition.path, "source.path");
-            let (found, found_digest) = self.report(&place, self.resolve.dataset(path))?;
+            let resolved =
+                if are_pictures { self.resolve.pictures(path) } else { self.resolve.dataset(path) };
+            let (found, found_digest) = self.report(&place, resolved)?;
             (*path, *digest) = (found, Some(found_digest));
+        }
+        if let DatasetSource::Hub { repository, revision, .. } = &mut spec.source {
+            let place = join(&definition.path, "source");
+            let commit = self.resolve.commit(HubKind::Dataset, repository, revision);
+            *revision = self.report(&place, commit)?;
         }
         Some(Resolved { canonical: spec.canonical().into(), spec })
     }
@@ -416,6 +444,11 @@ impl<'a> Expansion<'a> {
             let place = join(&definition.path, "weights.path");
             let (found, found_digest) = self.report(&place, self.resolve.weights(path))?;
             (*path, *digest) = (found, Some(found_digest));
+        }
+        if let WeightsSource::Hub { repository, revision, .. } = &mut spec.weights {
+            let place = join(&definition.path, "weights");
+            let commit = self.resolve.commit(HubKind::Model, repository, revision);
+            *revision = self.report(&place, commit)?;
         }
         if let Some(run) = pretraining {
             let (run, training) = self.pretraining(name, definition, run, &spec)?;

@@ -23,7 +23,7 @@ mod set;
 mod tables;
 mod validate;
 
-pub use expand::{Grid, MAX_RUNS, Resolve};
+pub use expand::{Grid, HubKind, MAX_RUNS, Resolve};
 pub use file::{Execution, Sweep};
 pub use problem::{Problem, Problems};
 pub use schema::json_schema;

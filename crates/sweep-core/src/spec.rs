@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::dataset::{Augmentation, DatasetSource, DatasetSpec};
+use crate::dataset::{Augmentation, DatasetSpec};
 use crate::epsilon::Epsilon;
 use crate::schedule::{EpsilonSchedule, LearningRateSchedule};
 
@@ -179,10 +179,14 @@ pub enum WeightsSource {
     Hub {
         /// `owner/name`.
         repository: String,
-        /// Branch, tag or commit.
+        /// Branch, tag or commit. Planning puts the commit (40 hexadecimal digits) in its place, which then is what
+        /// identifies the content.
         revision: String,
         /// The file in the repository.
         file: String,
+        /// The local copy, `None` before it is there. Not part of a run's identity.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<PathBuf>,
     },
     /// The final model of another run of the same store, usually a pretraining run.
     Run {
@@ -538,6 +542,9 @@ impl BackboneSpec {
         let weights = match &self.weights {
             WeightsSource::File { digest: Some(digest), .. } => json!({ "kind": "file", "digest": digest }),
             WeightsSource::Run { training, .. } => json!({ "kind": "run", "training": training }),
+            WeightsSource::Hub { repository, revision, file, path: _ } => {
+                json!({ "kind": "hub", "repository": repository, "revision": revision, "file": file })
+            }
             weights => to_json(weights),
         };
         canonical_text(&json!({
@@ -551,16 +558,7 @@ impl BackboneSpec {
 impl DatasetSpec {
     /// Returns the canonical form: without the path of files whose digest is known, and without the expected sizes.
     pub(crate) fn canonical(&self) -> String {
-        let source = match &self.source {
-            DatasetSource::Parquet { digest: Some(digest), image_column, label_column, .. } => json!({
-                "kind": "parquet",
-                "digest": digest,
-                "image_column": image_column,
-                "label_column": label_column,
-            }),
-            source => to_json(source),
-        };
-        canonical_text(&json!({ "source": source, "splits": to_json(&self.splits) }))
+        canonical_text(&json!({ "source": self.source.canonical(), "splits": to_json(&self.splits) }))
     }
 }
 

@@ -529,6 +529,18 @@ pub(crate) static DATASET: &[Field] = &[
 ];
 
 const COLUMN: Kind = Kind::Text;
+const EXIF: Field = field(
+    "exif",
+    Kind::Choice(&["ignore", "apply"]),
+    Default("ignore"),
+    "Orientation of pictures: as stored, or as meant to be seen. Default ignore (torchvision, and so the paper).",
+);
+const ON_BAD_IMAGE: Field = field(
+    "on_bad_image",
+    Kind::Choice(&["fail", "skip"]),
+    Default("fail"),
+    "What happens when a picture cannot be read. skip leaves it out and counts it.",
+);
 
 static SOURCES: &[Variant] = &[
     variant(
@@ -551,17 +563,27 @@ static SOURCES: &[Variant] = &[
         &[
             field("path", Kind::Text, Required, "Folder; relative to the sweep file."),
             field("image_column", COLUMN, Default("image"), "Image column."),
-            field("label_column", COLUMN, Default("label"), "Label column."),
+            field("label_column", COLUMN, Default("label"), "Label column: integers or texts."),
+            EXIF,
+            ON_BAD_IMAGE,
         ],
         "A local folder of parquet files in the Hub's layout.",
+    ),
+    variant(
+        "folder",
+        &[field("path", Kind::Text, Required, "Folder; relative to the sweep file."), EXIF, ON_BAD_IMAGE],
+        "A local folder of pictures: <split>/<class>/<picture>.",
     ),
     variant(
         "hub",
         &[
             field("repository", Kind::Name, Required, "owner/name"),
             field("revision", Kind::Name, Default("main"), "Branch, tag or commit."),
+            field("config", Kind::Text, Optional, "Configuration, where the repository has several."),
             field("image_column", COLUMN, Default("image"), "Image column."),
-            field("label_column", COLUMN, Default("label"), "Label column."),
+            field("label_column", COLUMN, Default("label"), "Label column: integers or texts."),
+            EXIF,
+            ON_BAD_IMAGE,
         ],
         "A dataset repository on the Hugging Face Hub.",
     ),

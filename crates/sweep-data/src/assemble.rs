@@ -1,16 +1,19 @@
 //! From a source and a split policy to the rows of three splits.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sweep_core::dataset::{DatasetSource, SplitPolicy, Subset, ValidationPolicy};
+use sweep_core::dataset::{DatasetSource, Decoding, SplitPolicy, Subset, ValidationPolicy};
 
 use crate::cache::{CacheKey, ImageFile};
 use crate::dataset::{LoadOptions, digest_source};
 use crate::error::{Error, Result};
-use crate::parquet_source::{ALL_SPLITS, Columns, ParquetSplit, digest_parquet};
+use crate::folder_source::FolderSplit;
+use crate::layout::ALL_SPLITS;
+use crate::parquet_source::{Columns, Files, ParquetSplit, Reach};
+use crate::picture::Reader;
 use crate::procedural::ProceduralSplit;
-use crate::source::{ImageSource, Progress};
+use crate::source::{Classes, ImageSource, Progress};
 use crate::split::{Draw, Pool};
 
 /// Rows of an image file.
@@ -28,73 +31,96 @@ pub(crate) struct Parts {
 pub(crate) struct Source<'a> {
     spec: &'a DatasetSource,
     options: LoadOptions<'a>,
-    folder: PathBuf,
     digest: String,
     /// Whether the files are known to have the digest.
     verified: bool,
+    /// Pictures left out, by the source's split.
+    skipped: BTreeMap<String, u64>,
 }
 
 impl<'a> Source<'a> {
     pub(crate) fn new(spec: &'a DatasetSource, options: LoadOptions<'a>) -> Result<Self> {
-        let (folder, declared) = match spec {
-            DatasetSource::Parquet { path, digest, .. } => (options.base.join(path), digest.clone()),
-            _ => (PathBuf::new(), None),
+        let declared = match spec {
+            DatasetSource::Parquet { digest, .. } | DatasetSource::Folder { digest, .. } => digest.clone(),
+            DatasetSource::Procedural { .. } | DatasetSource::Hub { .. } => None,
         };
         let verified = declared.is_none();
         let digest = declared.map_or_else(|| digest_source(spec, options.base), Ok)?;
-        Ok(Self { spec, options, folder, digest, verified })
+        Ok(Self { spec, options, digest, verified, skipped: BTreeMap::new() })
     }
 
-    /// Returns what identifies the source's content.
-    pub(crate) fn into_digest(self) -> String {
-        self.digest
+    /// Returns what identifies the source's content, and the pictures left out of each of its splits.
+    pub(crate) fn finish(self) -> (String, BTreeMap<String, u64>) {
+        (self.digest, self.skipped)
     }
 
     /// Returns the images of a split of the source.
-    fn images(&mut self, split: &str, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Arc<ImageFile>> {
+    fn images(&mut self, split: &str, progress: &mut dyn FnMut(Progress<'_>)) -> Result<ImageFile> {
         let LoadOptions { image_size, cache, .. } = self.options;
         let key = self.cache_key(split);
         let mut report = |done, total| progress(Progress { split, done, total });
         let images =
             ImageFile::open_or_build(cache, &key, image_size, &mut || self.open(split), &mut report)?;
-        Ok(Arc::new(images))
+        self.skipped.insert(split.to_owned(), images.skipped());
+        Ok(images)
     }
 
     fn cache_key(&self, split: &str) -> CacheKey {
-        let columns = match self.spec {
-            DatasetSource::Parquet { image_column, label_column, .. } => {
-                [image_column.as_str(), label_column]
+        let (columns, decoding) = match self.spec {
+            DatasetSource::Parquet { image_column, label_column, decoding, .. }
+            | DatasetSource::Hub { image_column, label_column, decoding, .. } => {
+                ([image_column.as_str(), label_column], *decoding)
             }
-            _ => ["", ""],
+            DatasetSource::Folder { decoding, .. } => (["", ""], *decoding),
+            DatasetSource::Procedural { .. } => (["", ""], Decoding::default()),
         };
-        CacheKey::new(&[&self.digest, columns[0], columns[1], split], self.options.image_size)
+        let decoding = serde_json::json!(decoding).to_string();
+        CacheKey::new(&[&self.digest, columns[0], columns[1], &decoding, split], self.options.image_size)
     }
 
-    fn open(&mut self, split: &str) -> Result<Box<dyn ImageSource>> {
+    fn open<'s>(&mut self, split: &'s str) -> Result<Box<dyn ImageSource + 's>> {
+        self.verify()?;
+        let base = self.options.base;
         match self.spec {
             DatasetSource::Procedural { family, seed, train, test } => {
                 Ok(Box::new(ProceduralSplit::new(*family, *seed, split, *train, *test)?))
             }
-            DatasetSource::Parquet { image_column, label_column, .. } => {
-                self.verify()?;
-                let columns = Columns { image: image_column, label: label_column };
-                Ok(Box::new(ParquetSplit::open(&self.folder, split, columns)?))
+            DatasetSource::Folder { path, decoding, .. } => {
+                let reader = Reader { split, decoding: *decoding };
+                Ok(Box::new(FolderSplit::open(&base.join(path), reader)?))
             }
-            DatasetSource::Hub { repository, .. } => {
-                Err(Error::HubUnavailable { repository: repository.clone() })
+            DatasetSource::Parquet { path, image_column, label_column, decoding, .. } => {
+                let files = Files { folder: &base.join(path), reach: Reach::Data, config: None };
+                let columns = Columns { image: image_column, label: label_column };
+                let reader = Reader { split, decoding: *decoding };
+                Ok(Box::new(ParquetSplit::open(files, columns, reader)?))
+            }
+            DatasetSource::Hub {
+                repository, folder, config, image_column, label_column, decoding, ..
+            } => {
+                let unavailable = || Error::HubUnavailable { repository: repository.clone() };
+                let folder = base.join(folder.as_ref().ok_or_else(unavailable)?);
+                let files = Files { folder: &folder, reach: Reach::Repository, config: config.as_deref() };
+                let columns = Columns { image: image_column, label: label_column };
+                let reader = Reader { split, decoding: *decoding };
+                Ok(Box::new(ParquetSplit::open(files, columns, reader)?))
             }
         }
     }
 
+    /// Compares local files with the digest that the specification has for them, once.
     fn verify(&mut self) -> Result<()> {
-        if !self.verified {
-            let found = digest_parquet(&self.folder)?;
-            if found != self.digest {
-                let (folder, expected) = (self.folder.clone(), self.digest.clone());
-                return Err(Error::DigestMismatch { folder, expected, found });
-            }
-            self.verified = true;
+        if self.verified {
+            return Ok(());
         }
+        let found = digest_source(self.spec, self.options.base)?;
+        if let DatasetSource::Parquet { path, .. } | DatasetSource::Folder { path, .. } = self.spec
+            && found != self.digest
+        {
+            let (folder, expected) = (self.options.base.join(path), self.digest.clone());
+            return Err(Error::DigestMismatch { folder, expected, found });
+        }
+        self.verified = true;
         Ok(())
     }
 }
@@ -120,8 +146,9 @@ pub(crate) fn assemble(
             given(train, validation, test, *test_subset)
         }
         SplitPolicy::Pooled { train_per_class, validation_per_class, seed } => {
-            let all = source.images(ALL_SPLITS, progress)?;
-            let class_names = class_names(&[&all])?;
+            let mut all = source.images(ALL_SPLITS, progress)?;
+            let class_names = unify_classes(&mut [("train", &mut all)])?;
+            let all = Arc::new(all);
             let drawn = pool(&all, &class_names).three_way(*seed, *train_per_class, *validation_per_class)?;
             let [train, validation, test] = drawn.map(|rows| (Arc::clone(&all), rows));
             Ok(Parts { class_names, train, validation, test })
@@ -132,7 +159,7 @@ pub(crate) fn assemble(
 /// Where validation images come from, once the source's files are open.
 enum Validation {
     /// All images of a file.
-    Whole(Arc<ImageFile>),
+    Whole(ImageFile),
     /// Drawn from training with a seed.
     Drawn(Share, u64),
 }
@@ -162,17 +189,19 @@ impl Share {
 }
 
 fn given(
-    train: Arc<ImageFile>,
-    validation: Validation,
-    test: Arc<ImageFile>,
+    mut train: ImageFile,
+    mut validation: Validation,
+    mut test: ImageFile,
     subset: Option<Subset>,
 ) -> Result<Parts> {
-    let class_names = match &validation {
-        Validation::Whole(held) => class_names(&[&train, held, &test])?,
-        Validation::Drawn(..) => class_names(&[&train, &test])?,
-    };
+    let mut files = vec![("train", &mut train), ("test", &mut test)];
+    if let Validation::Whole(held) = &mut validation {
+        files.push(("validation", held));
+    }
+    let class_names = unify_classes(&mut files)?;
+    let (train, test) = (Arc::new(train), Arc::new(test));
     let (validation, train_rows) = match validation {
-        Validation::Whole(held) => (all_rows(held), rows(&train)),
+        Validation::Whole(held) => (all_rows(Arc::new(held)), rows(&train)),
         Validation::Drawn(share, seed) => {
             let pool = pool(&train, &class_names);
             let (taken, left) = pool.hold_out(Draw::Validation, seed, |members| share.of(members))?;
@@ -209,16 +238,43 @@ fn pool<'a>(images: &'a ImageFile, class_names: &'a [String]) -> Pool<'a> {
     Pool { labels: images.labels(), keys: images.keys(), class_names }
 }
 
-/// Returns the names that all files agree on; where none has any, the numbers up to the largest label.
-fn class_names(files: &[&ImageFile]) -> Result<Vec<String>> {
-    let names = files[0].class_names();
-    if files.iter().any(|file| file.class_names() != names) {
-        let (first, second) = ("the training split".to_owned(), "another split".to_owned());
+/// Returns the names of the classes, by label, of files with the names of their splits, training first: the names that all
+/// files list; all names that were found, by which the labels are then numbered; or, where there are no names, the
+/// numbers up to the largest label.
+fn unify_classes(files: &mut [(&'static str, &mut ImageFile)]) -> Result<Vec<String>> {
+    let names = match files[0].1.classes() {
+        Classes::Found(trained) => trained.clone(),
+        first => {
+            if let Some((other, _)) = files.iter().find(|(_, file)| file.classes() != first) {
+                let (first, second) = ("the training split".to_owned(), format!("the {other} split"));
+                return Err(Error::ClassNamesDiffer { first, second });
+            }
+            return Ok(match first {
+                Classes::Listed(names) => names.clone(),
+                Classes::Numbered | Classes::Found(_) => numbers(files),
+            });
+        }
+    };
+    for (split, file) in files.iter_mut() {
+        check_trained(split, file, &names)?;
+        file.renumber(&names);
+    }
+    Ok(names)
+}
+
+/// Refuses a split with classes that the training split does not have.
+fn check_trained(split: &'static str, file: &ImageFile, trained: &[String]) -> Result<()> {
+    let Classes::Found(found) = file.classes() else {
+        let (first, second) = ("the training split".to_owned(), format!("the {split} split"));
         return Err(Error::ClassNamesDiffer { first, second });
+    };
+    match found.iter().find(|name| trained.binary_search(name).is_err()) {
+        Some(class) => Err(Error::Untrained { class: class.clone(), split }),
+        None => Ok(()),
     }
-    if let Some(names) = names {
-        return Ok(names.to_vec());
-    }
-    let largest = files.iter().flat_map(|file| file.labels()).max();
-    Ok((0..largest.map_or(0, |label| label + 1)).map(|class| class.to_string()).collect())
+}
+
+fn numbers(files: &[(&'static str, &mut ImageFile)]) -> Vec<String> {
+    let largest = files.iter().flat_map(|(_, file)| file.labels()).max();
+    (0..largest.map_or(0, |label| label + 1)).map(|class| class.to_string()).collect()
 }

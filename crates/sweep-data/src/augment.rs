@@ -8,6 +8,7 @@ use sweep_core::random::{Purpose, Stream};
 
 use crate::error::{Error, Result};
 use crate::trigonometry::{cos, sin};
+use crate::vectorized::vectorized;
 
 /// Augments the images of one epoch.
 #[derive(Clone, Debug)]
@@ -100,37 +101,108 @@ pub(crate) fn flip(pixels: &mut [u8], size: usize) {
     }
 }
 
+/// Pixels whose channels are taken apart at once.
+const BLOCK: usize = 32;
+
 /// Moves the image away from (factor above 1) or towards (below 1) black, its mean grey, or its grey picture.
 pub(crate) fn adjust(pixels: &mut [u8], colour: Colour, factor: f64) {
     let factor = factor as f32;
-    let mean = if colour == Colour::Contrast { mean_grey(pixels) } else { 0 };
-    for pixel in pixels.as_chunks_mut::<3>().0 {
-        let anchor = match colour {
-            Colour::Brightness => 0,
-            Colour::Contrast => mean,
-            Colour::Saturation => grey(*pixel),
-        };
+    assert!(factor.is_finite(), "a factor is drawn from a finite range");
+    vectorized(
+        #[inline(always)]
+        || match colour {
+            Colour::Brightness => blend_all(pixels, 0, factor),
+            Colour::Contrast => blend_all(pixels, mean_grey(pixels), factor),
+            Colour::Saturation => blend_with_grey(pixels, factor),
+        },
+    );
+}
+
+// Loops stand here in place of `map` and `from_fn`: those are inlined too late to be compiled for wide vectors.
+
+#[inline(always)]
+fn blend_all(pixels: &mut [u8], anchor: u8, factor: f32) {
+    for sample in pixels {
+        *sample = blend(anchor, *sample, factor);
+    }
+}
+
+#[inline(always)]
+fn blend_with_grey(pixels: &mut [u8], factor: f32) {
+    let (blocks, rest) = pixels.as_chunks_mut::<{ BLOCK * 3 }>();
+    for block in blocks {
+        let mut channels = apart(block);
+        let anchors = greys(&channels);
+        for channel in &mut channels {
+            for (sample, anchor) in channel.iter_mut().zip(&anchors) {
+                *sample = blend(*anchor, *sample, factor);
+            }
+        }
+        for (pixel, output) in block.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+            *output = [channels[0][pixel], channels[1][pixel], channels[2][pixel]];
+        }
+    }
+    for pixel in rest.as_chunks_mut::<3>().0 {
+        let anchor = grey(*pixel);
         *pixel = pixel.map(|sample| blend(anchor, sample, factor));
     }
 }
 
+/// Returns the three channels of a block of pixels.
+#[inline(always)]
+fn apart(block: &[u8; BLOCK * 3]) -> [[u8; BLOCK]; 3] {
+    let mut channels = [[0; BLOCK]; 3];
+    let [red, green, blue] = &mut channels;
+    for (position, pixel) in block.as_chunks::<3>().0.iter().enumerate() {
+        red[position] = pixel[0];
+        green[position] = pixel[1];
+        blue[position] = pixel[2];
+    }
+    channels
+}
+
+#[inline(always)]
+fn greys([red, green, blue]: &[[u8; BLOCK]; 3]) -> [u8; BLOCK] {
+    let mut greys = [0; BLOCK];
+    for pixel in 0..BLOCK {
+        greys[pixel] = grey([red[pixel], green[pixel], blue[pixel]]);
+    }
+    greys
+}
+
 /// Interpolates (or extrapolates) from `anchor` to `sample`; cut to 0..=255, fractions dropped.
+#[inline(always)]
 fn blend(anchor: u8, sample: u8, factor: f32) -> u8 {
     let (anchor, sample) = (f32::from(anchor), f32::from(sample));
-    (anchor + factor * (sample - anchor)).clamp(0.0, 255.0) as u8
+    let blended = (anchor + factor * (sample - anchor)).clamp(0.0, 255.0);
+    // SAFETY: the number lies in 0..=255; it is not NaN, because `factor` is finite. A conversion that would check that
+    // takes most of the time of the colour jitter.
+    unsafe { blended.to_int_unchecked::<i32>() as u8 }
 }
 
 /// Luma by ITU-R 601 with 16 fractional bits, rounded, as PIL's mode `L`.
+#[inline(always)]
 fn grey([red, green, blue]: [u8; 3]) -> u8 {
     let sum = u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471;
     ((sum + 0x8000) >> 16) as u8
 }
 
 /// Mean luma, rounded to the nearest, halves up.
+#[inline(always)]
 fn mean_grey(pixels: &[u8]) -> u8 {
-    let (pixels, _) = pixels.as_chunks::<3>();
-    let sum: u64 = pixels.iter().map(|pixel| u64::from(grey(*pixel))).sum();
-    (sum as f64 / pixels.len() as f64 + 0.5) as u8
+    let (blocks, rest) = pixels.as_chunks::<{ BLOCK * 3 }>();
+    let mut sum = 0;
+    for block in blocks {
+        let mut part = 0;
+        for grey in greys(&apart(block)) {
+            part += u32::from(grey);
+        }
+        sum += u64::from(part);
+    }
+    for pixel in rest.as_chunks::<3>().0 {
+        sum += u64::from(grey(*pixel));
+    }
+    (sum as f64 / (pixels.len() / 3) as f64 + 0.5) as u8
 }
 
 /// Rotates about the centre by `degrees` counterclockwise; nearest neighbour, black where nothing was.
@@ -146,18 +218,17 @@ pub(crate) fn rotate(pixels: &mut [u8], size: usize, degrees: f64) {
     let origin = (fixed(cosine * x - sine * y + half), fixed(sine * x + cosine * y + half));
     let (step_cosine, step_sine, step_back) = (fixed(cosine), fixed(sine), fixed(-sine));
     let input = pixels.to_vec();
-    for (position, pixel) in pixels.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-        let (column, row) = ((position % size) as i64, (position / size) as i64);
-        let x = (origin.0 + column * step_cosine + row * step_back) >> 16;
-        let y = (origin.1 + column * step_sine + row * step_cosine) >> 16;
-        let inside = (0..size as i64).contains(&x) && (0..size as i64).contains(&y);
-        *pixel = if inside { pixel_at(&input, size, x as usize, y as usize) } else { [0; 3] };
+    let (input, _) = input.as_chunks::<3>();
+    for (row, output) in (0..).zip(pixels.as_chunks_mut::<3>().0.chunks_exact_mut(size)) {
+        let (mut x, mut y) = (origin.0 + row * step_back, origin.1 + row * step_cosine);
+        for pixel in output {
+            // Negative numbers become large ones, so that one comparison tells both ends.
+            let (column, row) = ((x >> 16) as usize, (y >> 16) as usize);
+            *pixel = if column < size && row < size { input[row * size + column] } else { [0; 3] };
+            x += step_cosine;
+            y += step_sine;
+        }
     }
-}
-
-fn pixel_at(pixels: &[u8], size: usize, x: usize, y: usize) -> [u8; 3] {
-    let first = (y * size + x) * 3;
-    [pixels[first], pixels[first + 1], pixels[first + 2]]
 }
 
 #[cfg(test)]
@@ -168,6 +239,11 @@ mod tests {
     use crate::sha::{hex, sha256};
 
     const PAPER: Augmentation = Augmentation::Paper { flip: 0.5, jitter: 0.25, rotation: 2.0 };
+
+    fn pixel_at(pixels: &[u8], size: usize, x: usize, y: usize) -> [u8; 3] {
+        let first = (y * size + x) * 3;
+        [pixels[first], pixels[first + 1], pixels[first + 2]]
+    }
 
     fn gradient(size: usize) -> Vec<u8> {
         (0..size * size * 3).map(|sample| (sample * 7 % 251) as u8).collect()
@@ -231,6 +307,29 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn vectors_have_the_bits_of_single_samples(
+            count in 1_usize..150, factor in 0.0_f64..2.5, data in prop::collection::vec(any::<u8>(), 450),
+        ) {
+            let original = &data[..count * 3];
+            let greys: Vec<u8> = original.as_chunks::<3>().0.iter().map(|pixel| grey(*pixel)).collect();
+            let mean = greys.iter().map(|grey| f64::from(*grey)).sum::<f64>() / count as f64;
+            let cases = [
+                (Colour::Brightness, vec![0; count]),
+                (Colour::Contrast, vec![(mean + 0.5) as u8; count]),
+                (Colour::Saturation, greys),
+            ];
+            for (colour, anchors) in cases {
+                let mut pixels = original.to_vec();
+                adjust(&mut pixels, colour, factor);
+                for (position, sample) in pixels.iter().enumerate() {
+                    let (anchor, before) = (f32::from(anchors[position / 3]), f32::from(original[position]));
+                    // The conversion cuts off at 0 and 255 itself.
+                    prop_assert_eq!(*sample, (anchor + factor as f32 * (before - anchor)) as u8);
+                }
+            }
+        }
+
         #[test]
         fn flipping_twice_changes_nothing(size in 1_usize..12, data in prop::collection::vec(any::<u8>(), 432)) {
             let original = &data[..size * size * 3];

@@ -5,7 +5,7 @@
 //! fit is built anew.
 //!
 //! Layout, little endian: a header of 128 bytes (magic, format, size, count, index length, cache key, index digest,
-//! pixel digest), the pixels, and the index (labels, content keys, class names as JSON).
+//! pixel digest), the pixels, and the index (labels, content keys; classes and the number of pictures left out as JSON).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Seek as _, SeekFrom, Write as _};
@@ -13,15 +13,16 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use rayon::prelude::*;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::sha::{FieldHasher, hex, sha256};
-use crate::source::{ImageSource, Record};
+use crate::source::{Classes, ImageSource};
 use crate::split::Key;
 
 const MAGIC: [u8; 8] = *b"SWEEPIMG";
 /// Raised whenever the same source would give other bytes: layout, decoding or resizing.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const HEADER: usize = 128;
 /// Pixels are hashed in blocks of this many bytes, in parallel; the block digests are hashed together.
 const BLOCK: usize = 1 << 20;
@@ -30,7 +31,7 @@ const BLOCK: usize = 1 << 20;
 pub(crate) struct CacheKey([u8; 32]);
 
 impl CacheKey {
-    /// `fields` tells the content apart: digest, columns, split.
+    /// `fields` tells the content apart: digest, columns, how pictures are read, split.
     pub(crate) fn new(fields: &[&str], size: u32) -> Self {
         let mut hasher = FieldHasher::new("sweep image cache");
         hasher.field(&FORMAT.to_le_bytes());
@@ -53,7 +54,8 @@ pub(crate) struct ImageFile {
     size: u32,
     labels: Vec<u32>,
     keys: Vec<Key>,
-    class_names: Option<Vec<String>>,
+    classes: Classes,
+    skipped: u64,
 }
 
 impl ImageFile {
@@ -117,8 +119,8 @@ impl ImageFile {
             return Err("the digest of its pixels does not fit");
         }
         let index = Index::parse(index, header.count as usize).ok_or("its index is not readable")?;
-        let Index { labels, keys, class_names } = index;
-        Ok(Self { map, size, labels, keys, class_names })
+        let Index { labels, keys, classes, skipped } = index;
+        Ok(Self { map, size, labels, keys, classes, skipped })
     }
 
     pub(crate) fn labels(&self) -> &[u32] {
@@ -129,8 +131,24 @@ impl ImageFile {
         &self.keys
     }
 
-    pub(crate) fn class_names(&self) -> Option<&[String]> {
-        self.class_names.as_deref()
+    pub(crate) fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
+    /// Returns the number of pictures that could not be read and were left out.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Gives the classes that were found in this split their numbers among all `names`, which are sorted and contain
+    /// them.
+    pub(crate) fn renumber(&mut self, names: &[String]) {
+        if let Classes::Found(found) = &self.classes {
+            let number = |name| names.binary_search(name).expect("all names contain those of each split");
+            let numbers: Vec<u32> = found.iter().map(|name| number(name) as u32).collect();
+            self.labels.iter_mut().for_each(|label| *label = numbers[*label as usize]);
+            self.classes = Classes::Listed(names.to_vec());
+        }
     }
 
     pub(crate) fn size(&self) -> u32 {
@@ -213,25 +231,35 @@ impl Fields<'_> {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Index {
     labels: Vec<u32>,
     keys: Vec<Key>,
-    class_names: Option<Vec<String>>,
+    classes: Classes,
+    skipped: u64,
 }
 
 impl Index {
     fn parse(bytes: &[u8], count: usize) -> Option<Self> {
         let mut fields = Fields(bytes);
-        let labels = (0..count).map(|_| fields.take().map(u32::from_le_bytes)).collect::<Option<_>>()?;
+        let labels: Vec<u32> =
+            (0..count).map(|_| fields.take().map(u32::from_le_bytes)).collect::<Option<_>>()?;
         let keys = (0..count).map(|_| fields.take()).collect::<Option<_>>()?;
-        Some(Self { labels, keys, class_names: serde_json::from_slice(fields.0).ok()? })
+        let rest: Value = serde_json::from_slice(fields.0).ok()?;
+        let (classes, skipped) = (Classes::from_json(&rest["classes"])?, rest["skipped"].as_u64()?);
+        if let Classes::Listed(names) | Classes::Found(names) = &classes
+            && labels.iter().any(|label| *label as usize >= names.len())
+        {
+            return None;
+        }
+        Some(Self { labels, keys, classes, skipped })
     }
 
     fn bytes(&self) -> Vec<u8> {
         let labels = self.labels.iter().flat_map(|label| label.to_le_bytes());
         let mut bytes: Vec<u8> = labels.chain(self.keys.iter().flatten().copied()).collect();
-        bytes.extend(serde_json::json!(self.class_names).to_string().into_bytes());
+        let rest = json!({ "classes": self.classes.to_json(), "skipped": self.skipped });
+        bytes.extend(rest.to_string().into_bytes());
         bytes
     }
 }
@@ -286,16 +314,21 @@ fn write(
     let failed = |error| Error::io("write", &partial)(error);
     let mut file = BufWriter::new(file);
     file.write_all(&[0; HEADER]).map_err(failed)?;
-    let mut index = Index { class_names: source.class_names().map(<[String]>::to_vec), ..Index::default() };
+    let classes = source.classes().clone();
+    let mut index = Index { labels: Vec::new(), keys: Vec::new(), classes, skipped: 0 };
     let mut pixels = PixelHasher::default();
-    source.read(size, &mut |records: Vec<Record>| {
+    source.read(size, &mut |records| {
         for record in records {
+            let Some(record) = record else {
+                index.skipped += 1;
+                continue;
+            };
             file.write_all(&record.pixels).map_err(failed)?;
             pixels.update(&record.pixels);
             index.labels.push(record.label);
             index.keys.push(record.key);
         }
-        progress(index.labels.len() as u64, source.count());
+        progress(index.labels.len() as u64 + index.skipped, source.count());
         Ok(())
     })?;
     let count = index.labels.len() as u32;
@@ -330,11 +363,13 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::source::{Record, Sink};
 
     const SIZE: u32 = 4;
 
+    /// After every fifth image one that cannot be read.
     struct Numbers {
-        names: Option<Vec<String>>,
+        classes: Classes,
         count: u32,
     }
 
@@ -343,25 +378,28 @@ mod tests {
             u64::from(self.count)
         }
 
-        fn class_names(&self) -> Option<&[String]> {
-            self.names.as_deref()
+        fn classes(&self) -> &Classes {
+            &self.classes
         }
 
-        fn read(&self, size: u32, sink: &mut dyn FnMut(Vec<Record>) -> Result<()>) -> Result<()> {
+        fn read(&self, size: u32, sink: &mut Sink<'_>) -> Result<()> {
             let record = |number: u32| Record {
                 pixels: vec![number as u8; image_length(size)],
                 label: number % 3,
                 key: [number as u8; 16],
             };
-            (0..self.count).try_for_each(|number| sink(vec![record(number)]))
+            (0..self.count).try_for_each(|number| {
+                let bad = number % 5 == 4;
+                sink([Some(record(number))].into_iter().chain(bad.then_some(None)).collect())
+            })
         }
     }
 
     fn open(folder: &Path, builds: &Cell<u32>) -> ImageFile {
-        let names = Some(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()]);
+        let classes = Classes::Found(["a", "b", "c"].map(str::to_owned).to_vec());
         let mut source = || -> Result<Box<dyn ImageSource>> {
             builds.set(builds.get() + 1);
-            Ok(Box::new(Numbers { names: names.clone(), count: 20 }))
+            Ok(Box::new(Numbers { classes: classes.clone(), count: 20 }))
         };
         let key = CacheKey::new(&["digest", "train"], SIZE);
         ImageFile::open_or_build(folder, &key, SIZE, &mut source, &mut |_, _| ()).unwrap()
@@ -371,7 +409,8 @@ mod tests {
         assert_eq!(images.labels(), (0..20).map(|number| number % 3).collect::<Vec<_>>());
         assert!((0..20).all(|row| images.pixels(row) == vec![row as u8; image_length(SIZE)]));
         assert_eq!(images.keys()[7], [7; 16]);
-        assert_eq!(images.class_names().unwrap(), ["a", "b", "c"]);
+        assert_eq!(*images.classes(), Classes::Found(["a", "b", "c"].map(str::to_owned).to_vec()));
+        assert_eq!(images.skipped(), 4);
     }
 
     fn file_in(folder: &Path) -> PathBuf {
@@ -435,6 +474,14 @@ mod tests {
             }
         });
         assert_eq!(builds.into_inner(), 1);
+    }
+
+    #[test]
+    fn classes_get_their_numbers_among_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut images = open(folder.path(), &Cell::new(0));
+        images.renumber(&["a", "aa", "b", "bb", "c"].map(str::to_owned));
+        assert_eq!(images.labels()[..4], [0, 2, 4, 0]);
     }
 
     #[test]

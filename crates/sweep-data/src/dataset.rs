@@ -1,5 +1,6 @@
 //! A dataset as a run uses it: class names, three complete splits, and a digest of its content.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,8 +9,10 @@ use sweep_core::dataset::{DatasetSource, DatasetSpec, ExpectedCounts};
 use crate::assemble::{Part, Parts, Source, assemble};
 use crate::cache::ImageFile;
 use crate::error::{Error, Result};
+use crate::folder_source::digest_pictures;
 use crate::parquet_source::digest_parquet;
 use crate::procedural;
+use crate::sha::{FieldHasher, hex};
 use crate::source::Progress;
 
 /// Where and how large images are kept; nothing here changes what the dataset is.
@@ -28,6 +31,7 @@ pub struct LoadOptions<'a> {
 pub struct Dataset {
     name: String,
     digest: String,
+    skipped: BTreeMap<String, u64>,
     class_names: Arc<[String]>,
     image_size: u32,
     train: Split,
@@ -53,17 +57,23 @@ impl Dataset {
         }
         let mut source = Source::new(&spec.source, options)?;
         let parts = assemble(&mut source, &spec.splits, progress)?;
-        let dataset = Self::new(name, source.into_digest(), options.image_size, parts)?;
+        let dataset = Self::new(name, source.finish(), options.image_size, parts)?;
         dataset.check_counts(spec.expected)?;
         Ok(dataset)
     }
 
-    fn new(name: &str, digest: String, image_size: u32, parts: Parts) -> Result<Self> {
+    fn new(
+        name: &str,
+        (digest, skipped): (String, BTreeMap<String, u64>),
+        image_size: u32,
+        parts: Parts,
+    ) -> Result<Self> {
         let classes = parts.class_names.len() as u32;
         let split = |name, part| Split::new(name, part, classes);
         Ok(Self {
             name: name.to_owned(),
             digest,
+            skipped,
             class_names: parts.class_names.into(),
             image_size,
             train: split("train", parts.train)?,
@@ -88,6 +98,12 @@ impl Dataset {
     /// Returns what identifies the source's content: SHA-256 in lower-case hexadecimal (see [`digest_source`]).
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Returns the number of pictures that could not be read and were left out (`on_bad_image: skip`), for each split of
+    /// the source that was read; `*` stands for all of them pooled. They count in no other number.
+    pub fn skipped(&self) -> &BTreeMap<String, u64> {
+        &self.skipped
     }
 
     /// Returns the names of the classes, by label.
@@ -195,16 +211,34 @@ impl Split {
     }
 }
 
-/// Returns the digest of a source's content: [`digest_parquet`] for a folder, a hash of the description for procedural
-/// images. A relative folder starts from `base`.
+/// Returns the digest of a source's content: [`digest_parquet`] or [`digest_pictures`] for a folder, a hash of repository,
+/// commit and configuration for files from the Hub, one of the description for procedural images. A relative folder
+/// starts from `base`.
 pub fn digest_source(source: &DatasetSource, base: &Path) -> Result<String> {
     match source {
         DatasetSource::Procedural { family, seed, train, test } => {
             Ok(procedural::digest(*family, *seed, *train, *test))
         }
         DatasetSource::Parquet { path, .. } => digest_parquet(&base.join(path)),
-        DatasetSource::Hub { repository, .. } => {
+        DatasetSource::Folder { path, .. } => digest_pictures(&base.join(path)),
+        DatasetSource::Hub { repository, folder: None, .. } => {
             Err(Error::HubUnavailable { repository: repository.clone() })
         }
+        DatasetSource::Hub { repository, revision, config, .. } => {
+            digest_commit(repository, revision, config.as_deref().unwrap_or_default())
+        }
     }
+}
+
+/// Returns what identifies the files of a commit, which names their content.
+fn digest_commit(repository: &str, commit: &str, config: &str) -> Result<String> {
+    if commit.len() != 40 || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let (repository, revision) = (repository.to_owned(), commit.to_owned());
+        return Err(Error::NotPinned { repository, revision });
+    }
+    let mut hasher = FieldHasher::new("sweep hub dataset");
+    for field in [repository, commit, config] {
+        hasher.field(field.as_bytes());
+    }
+    Ok(hex(&hasher.finish()))
 }

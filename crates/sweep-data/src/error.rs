@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use sweep_core::dataset::ExpectedCounts;
 
+use crate::decode::DecodeError;
+
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -28,6 +30,14 @@ pub enum Error {
         /// The reader's answer.
         source: Box<parquet::errors::ParquetError>,
     },
+    /// A folder of pictures has none for a split.
+    #[error("{} has no pictures <split>/<class>/<picture> for the split {split:?}", folder.display())]
+    NoPictures {
+        /// The dataset's folder.
+        folder: PathBuf,
+        /// The split that was asked for; `*` where all are.
+        split: String,
+    },
     /// A folder has no parquet file for a split.
     #[error("{} has no parquet file for the split {split:?} (found: {})", folder.display(), list(found))]
     NoFiles {
@@ -38,7 +48,8 @@ pub enum Error {
         /// The parquet files that are there, relative to the folder.
         found: Vec<String>,
     },
-    /// A split's files lie both in the folder and in its `data` folder, or both as one file and as shards.
+    /// A split's files lie both in the folder and in its `data` folder, or both as one file and as shards, or under two
+    /// names of the split.
     #[error("{} has more than one set of files for the split {split:?}: {}", folder.display(), list(found))]
     AmbiguousFiles {
         /// The dataset's folder.
@@ -47,6 +58,56 @@ pub enum Error {
         split: String,
         /// The candidates, relative to the folder.
         found: Vec<String>,
+    },
+    /// One of the numbered files of a split is missing.
+    #[error("{} lacks {shard}, a part of the split {split:?}", folder.display())]
+    MissingShard {
+        /// The dataset's folder.
+        folder: PathBuf,
+        /// The split.
+        split: String,
+        /// The first missing file, relative to the folder.
+        shard: String,
+    },
+    /// A split has files in several configurations, and none is chosen.
+    #[error(
+        "{} has several configurations with the split {split:?}: choose one with `config` ({})",
+        folder.display(), list(available)
+    )]
+    SeveralConfigs {
+        /// The dataset's folder.
+        folder: PathBuf,
+        /// The split.
+        split: String,
+        /// The configurations.
+        available: Vec<String>,
+    },
+    /// The chosen configuration has no files of a split.
+    #[error(
+        "{} has no configuration {config:?} with the split {split:?} (configurations: {})",
+        folder.display(), list(available)
+    )]
+    UnknownConfig {
+        /// The dataset's folder.
+        folder: PathBuf,
+        /// The configuration that was asked for.
+        config: String,
+        /// The split.
+        split: String,
+        /// The configurations that have the split.
+        available: Vec<String>,
+    },
+    /// A name in a dataset's folder is not UTF-8, so that no digest over names is the same everywhere.
+    #[error("the name of {} is not UTF-8", path.display())]
+    Name {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// A folder of pictures has a link to another folder, which could lead round in a circle.
+    #[error("{} is a link to a folder, which is not followed", path.display())]
+    FolderLink {
+        /// The link.
+        path: PathBuf,
     },
     /// A parquet file lacks a column.
     #[error("{} has no column {column:?} (columns: {})", path.display(), list(found))]
@@ -92,15 +153,17 @@ pub enum Error {
         /// Number of classes.
         classes: u32,
     },
-    /// Bytes are not a readable JPEG or PNG image.
-    #[error("{}, row {row}: cannot decode the image: {source}", path.display())]
+    /// A picture cannot be read.
+    #[error("{}{} (split {split}): cannot decode the image: {source}", path.display(), in_row(*row))]
     Decode {
         /// The file.
         path: PathBuf,
-        /// Row in the file, counted from 0.
-        row: u64,
-        /// The decoder's answer.
-        source: Box<image::ImageError>,
+        /// Row in the file, counted from 0, where the file holds many pictures.
+        row: Option<u64>,
+        /// The source's split.
+        split: String,
+        /// What is wrong.
+        source: Box<DecodeError>,
     },
     /// The `huggingface` entry of a file's metadata is not what the `datasets` library writes.
     #[error("{}: the `huggingface` metadata is not readable: {reason}", path.display())]
@@ -117,6 +180,14 @@ pub enum Error {
         first: String,
         /// The one that disagrees.
         second: String,
+    },
+    /// A class was met in one split only; nothing could learn it.
+    #[error("the class {class:?} of the {split} split is not in the training split")]
+    Untrained {
+        /// Name of the class.
+        class: String,
+        /// `validation` or `test`.
+        split: &'static str,
     },
     /// The files are not the ones the specification was resolved to.
     #[error("{} has digest {found}, but the specification says {expected}", folder.display())]
@@ -135,6 +206,16 @@ pub enum Error {
     HubUnavailable {
         /// `owner/name`.
         repository: String,
+    },
+    /// The files of a repository are here, but not its commit: what they are is not known.
+    #[error(
+        "{repository} has a local folder but the revision {revision:?}, expected a commit of 40 hexadecimal digits"
+    )]
+    NotPinned {
+        /// `owner/name`.
+        repository: String,
+        /// What stands in the commit's place.
+        revision: String,
     },
     /// The source has no split of this name.
     #[error("there is no split {name:?} (splits: {})", list(available))]
@@ -214,6 +295,12 @@ pub enum Error {
         /// What does not fit.
         reason: &'static str,
     },
+    /// A contact sheet could not be made.
+    #[error("cannot encode the contact sheet: {source}")]
+    ContactSheet {
+        /// The encoder's answer.
+        source: Box<image::ImageError>,
+    },
     /// The loader's background thread ended without delivering every batch.
     #[error("the loader stopped before its last batch")]
     LoaderStopped,
@@ -231,6 +318,10 @@ impl Error {
         let path = path.to_owned();
         move |source| Self::Parquet { path, source: Box::new(source) }
     }
+}
+
+fn in_row(row: Option<u64>) -> String {
+    row.map_or_else(String::new, |row| format!(", row {row}"))
 }
 
 fn list(names: &[String]) -> String {

@@ -1,10 +1,12 @@
 //! Datasets, splits, transforms and the loader.
 //!
-//! [`Dataset::load`] turns a [`DatasetSpec`](sweep_core::dataset::DatasetSpec) into three complete [`Split`]s whose
+//! [`Dataset::load`] turns a [`DatasetSpec`](sweep_core::dataset::DatasetSpec) – parquet files, the local copy of a
+//! repository on the Hub, a folder of pictures, or images drawn by a program – into three complete [`Split`]s whose
 //! decoded, resized images lie in memory-mapped files shared by all workers. [`Augmenter`] changes a training image
 //! as a pure function of (seed, epoch, image), and [`Batches`] loads ahead of the computation.
 //!
-//! The crate downloads nothing, knows no model and makes no tensors: a [`Batch`] is plain numbers in (N, 3, H, W).
+//! The crate downloads nothing ([`parquet_files`] says what a repository's dataset needs), knows no model and makes no
+//! tensors: a [`Batch`] is plain numbers in (N, 3, H, W).
 //!
 //! ```
 //! use sweep_core::dataset::{Augmentation, DatasetSource, DatasetSpec, ProceduralFamily, SplitPolicy, ValidationPolicy};
@@ -36,21 +38,31 @@ mod against_pillow;
 mod assemble;
 mod augment;
 mod cache;
+mod contact;
 mod dataset;
 mod decode;
 mod error;
+mod files;
+mod folder_source;
+mod layout;
 mod loader;
 mod parquet_source;
+mod picture;
 mod procedural;
 mod resize;
 mod sha;
 mod source;
 mod split;
 mod trigonometry;
+mod vectorized;
 
 pub use augment::Augmenter;
+pub use contact::contact_sheet;
 pub use dataset::{Dataset, LoadOptions, Split, digest_source};
+pub use decode::{DecodeError, MOST_IMAGE_PIXELS, decode_square};
 pub use error::{Error, Result};
+pub use folder_source::digest_pictures;
+pub use layout::parquet_files;
 pub use loader::{Batch, Batches, epoch_order};
 pub use parquet_source::digest_parquet;
 pub use procedural::{class_names as procedural_class_names, draw as draw_procedural};

@@ -1,11 +1,10 @@
 //! Parquet files in the Hub's layout: finding them, naming their content, reading images and labels.
 //!
-//! Only the label column and the `bytes` of the image column are read. Files are found by name
-//! (see [`DatasetSource::Parquet`](sweep_core::dataset::DatasetSource::Parquet)); of one split they are read in the
-//! order of their names.
+//! Only the label column and the `bytes` of the image column (or the column itself, where it is binary) are read. Files
+//! are found by name ([`crate::layout`]); of one split they are read in the order of their names.
 
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use parquet::basic::Type as Physical;
@@ -15,96 +14,59 @@ use parquet::file::reader::{FileReader as _, RowGroupReader};
 use parquet::file::serialized_reader::SerializedFileReader;
 use rayon::prelude::*;
 
-use crate::decode::decode;
 use crate::error::{Error, Result};
-use crate::resize::resize_square;
-use crate::sha::{FieldHasher, hex, sha256};
-use crate::source::{ImageSource, Record};
-use crate::split::Key;
+use crate::files::{digest, walk};
+use crate::layout::{ALL_SPLITS, no_files, split_files};
+use crate::picture::{Place, Reader};
+use crate::source::{Classes, ImageSource, Record, Sink};
 
 /// Rows decoded at once: enough for every core, few enough that encoded images stay small in memory.
 const CHUNK: usize = 256;
-
-/// The name under which all splits are read together.
-pub(crate) const ALL_SPLITS: &str = "*";
 
 /// Returns the SHA-256 (lower-case hexadecimal) over the names, sizes and contents of the parquet files of a folder.
 ///
 /// The files are those in the folder itself and in its `data` folder, in the order of their relative names; other
 /// files do not count. Fails where there is none.
 pub fn digest_parquet(path: &Path) -> Result<String> {
-    let names = parquet_files(path)?;
+    let names = list_files(path, Reach::Data)?;
     if names.is_empty() {
         return Err(no_files(path, ALL_SPLITS, names));
     }
-    let mut hasher = FieldHasher::new("sweep parquet folder");
-    for name in names {
-        hasher.field(name.as_bytes());
-        hash_file(&mut hasher, &path.join(name))?;
-    }
-    Ok(hex(&hasher.finish()))
+    digest("sweep parquet folder", path, &names)
 }
 
-fn hash_file(hasher: &mut FieldHasher, path: &Path) -> Result<()> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let size = file.metadata().map_err(Error::io("read", path))?.len();
-    hasher.length(size);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer).map_err(Error::io("read", path))?;
-        if read == 0 {
-            return Ok(());
+/// Which folders below a dataset's folder may hold files of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// `data` alone: a folder that the user keeps.
+    Data,
+    /// All, two deep: the copy of a repository.
+    Repository,
+}
+
+/// Returns the names of the parquet files of a dataset's folder, relative to it, sorted.
+fn list_files(folder: &Path, reach: Reach) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    match reach {
+        Reach::Repository => walk(folder, "", 2, &mut names)?,
+        Reach::Data => {
+            walk(folder, "", 0, &mut names)?;
+            if folder.join("data").is_dir() {
+                walk(&folder.join("data"), "data/", 0, &mut names)?;
+            }
         }
-        hasher.raw(&buffer[..read]);
     }
-}
-
-fn no_files(folder: &Path, split: &str, found: Vec<String>) -> Error {
-    Error::NoFiles { folder: folder.to_owned(), split: split.to_owned(), found }
-}
-
-/// Returns the names, relative to `folder`, of its parquet files and those in its `data` folder, sorted.
-fn parquet_files(folder: &Path) -> Result<Vec<String>> {
-    let mut names = names_in(folder, "")?;
-    if folder.join("data").is_dir() {
-        names.extend(names_in(&folder.join("data"), "data/")?);
-    }
+    names.retain(|name| name.ends_with(".parquet"));
     names.sort_unstable();
     Ok(names)
 }
 
-fn names_in(folder: &Path, prefix: &str) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let path = entry.map_err(Error::io("list", folder))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.ends_with(".parquet") && path.is_file() {
-            names.push(format!("{prefix}{name}"));
-        }
-    }
-    Ok(names)
-}
-
-/// Returns the names of the files that hold `split`.
-fn split_files(folder: &Path, split: &str) -> Result<Vec<String>> {
-    let all = parquet_files(folder)?;
-    if split == ALL_SPLITS && !all.is_empty() {
-        return Ok(all);
-    }
-    let matching = |test: &dyn Fn(&str) -> bool| all.iter().filter(|name| test(name)).cloned().collect();
-    let candidates: [Vec<String>; 3] = [
-        matching(&|name| name == format!("{split}.parquet")),
-        matching(&|name| name.starts_with(&format!("{split}-"))),
-        matching(&|name| name.starts_with(&format!("data/{split}-"))),
-    ];
-    let mut present = candidates.into_iter().filter(|names| !names.is_empty());
-    let first = present.next().ok_or_else(|| no_files(folder, split, all.clone()))?;
-    let others: Vec<String> = present.flatten().collect();
-    if others.is_empty() {
-        return Ok(first);
-    }
-    let found = [first, others].concat();
-    Err(Error::AmbiguousFiles { folder: folder.to_owned(), split: split.to_owned(), found })
+/// Where the files of a dataset lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Files<'a> {
+    pub(crate) folder: &'a Path,
+    pub(crate) reach: Reach,
+    pub(crate) config: Option<&'a str>,
 }
 
 /// The columns of a dataset.
@@ -115,39 +77,54 @@ pub(crate) struct Columns<'a> {
 }
 
 /// One split of a folder of parquet files.
-pub(crate) struct ParquetSplit {
-    files: Vec<Shard>,
-    class_names: Option<Vec<String>>,
+pub(crate) struct ParquetSplit<'a> {
+    shards: Vec<Shard>,
+    classes: Classes,
+    reader: Reader<'a>,
 }
 
-impl ParquetSplit {
-    /// Finds the files of `split` (all files for [`ALL_SPLITS`]) and checks their columns and class names.
-    pub(crate) fn open(folder: &Path, split: &str, columns: Columns<'_>) -> Result<Self> {
-        let names = split_files(folder, split)?;
-        let files: Vec<Shard> =
+impl<'a> ParquetSplit<'a> {
+    /// Finds the files of a split (all files for [`ALL_SPLITS`]) and checks their columns and class names.
+    pub(crate) fn open(files: Files<'_>, columns: Columns<'_>, reader: Reader<'a>) -> Result<Self> {
+        let Files { folder, reach, config } = files;
+        let names = split_files(&list_files(folder, reach)?, config, reader.split, folder)?;
+        let shards: Vec<Shard> =
             names.iter().map(|name| Shard::open(&folder.join(name), columns)).collect::<Result<_>>()?;
-        let first = &files[0];
-        if let Some(other) = files.iter().find(|file| file.class_names != first.class_names) {
-            return Err(Error::ClassNamesDiffer {
-                first: first.path.display().to_string(),
-                second: other.path.display().to_string(),
-            });
-        }
-        Ok(Self { class_names: first.class_names.clone(), files })
+        let classes = classes(&shards)?;
+        Ok(Self { shards, classes, reader })
     }
 }
 
-impl ImageSource for ParquetSplit {
+/// Returns the classes that all shards have: those listed in their metadata, or the texts in their label columns.
+fn classes(shards: &[Shard]) -> Result<Classes> {
+    let first = &shards[0];
+    let is_text = |shard: &Shard| shard.label.physical == Physical::BYTE_ARRAY;
+    let differs = |other: &&Shard| other.class_names != first.class_names || is_text(other) != is_text(first);
+    if let Some(other) = shards.iter().find(differs) {
+        return Err(Error::ClassNamesDiffer {
+            first: first.path.display().to_string(),
+            second: other.path.display().to_string(),
+        });
+    }
+    if is_text(first) {
+        let mut found = BTreeSet::new();
+        shards.iter().try_for_each(|shard| shard.collect_texts(&mut found))?;
+        return Ok(Classes::Found(found.into_iter().collect()));
+    }
+    Ok(first.class_names.clone().map_or(Classes::Numbered, Classes::Listed))
+}
+
+impl ImageSource for ParquetSplit<'_> {
     fn count(&self) -> u64 {
-        self.files.iter().map(Shard::rows).sum()
+        self.shards.iter().map(Shard::rows).sum()
     }
 
-    fn class_names(&self) -> Option<&[String]> {
-        self.class_names.as_deref()
+    fn classes(&self) -> &Classes {
+        &self.classes
     }
 
-    fn read(&self, size: u32, sink: &mut dyn FnMut(Vec<Record>) -> Result<()>) -> Result<()> {
-        self.files.iter().try_for_each(|file| file.read(size, sink))
+    fn read(&self, size: u32, sink: &mut Sink<'_>) -> Result<()> {
+        self.shards.iter().try_for_each(|shard| shard.read(size, &self.classes, self.reader, sink))
     }
 }
 
@@ -173,8 +150,11 @@ impl Shard {
     fn open(path: &Path, columns: Columns<'_>) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let reader = SerializedFileReader::new(file).map_err(Error::parquet(path))?;
-        let image = find_leaf(path, &reader, &format!("{}.bytes", columns.image))?;
-        let label = find_leaf(path, &reader, columns.label)?;
+        let image = match find_leaf(path, &reader, &format!("{}.bytes", columns.image))? {
+            Some(bytes) => bytes,
+            None => required_leaf(path, &reader, columns.image)?,
+        };
+        let label = required_leaf(path, &reader, columns.label)?;
         let expect = |leaf: &Leaf, types: &[Physical], expected| {
             if types.contains(&leaf.physical) {
                 return Ok(());
@@ -183,7 +163,8 @@ impl Shard {
             Err(Error::ColumnType { path: path.to_owned(), column: leaf.name.clone(), expected, found })
         };
         expect(&image, &[Physical::BYTE_ARRAY], "binary")?;
-        expect(&label, &[Physical::INT32, Physical::INT64], "an integer")?;
+        let labels = [Physical::INT32, Physical::INT64, Physical::BYTE_ARRAY];
+        expect(&label, &labels, "an integer or a text")?;
         let class_names = class_names(path, &reader, columns.label)?;
         Ok(Self { path: path.to_owned(), reader, image, label, class_names })
     }
@@ -192,19 +173,26 @@ impl Shard {
         self.reader.metadata().file_metadata().num_rows() as u64
     }
 
-    fn read(&self, size: u32, sink: &mut dyn FnMut(Vec<Record>) -> Result<()>) -> Result<()> {
-        let mut first_row = 0;
-        for group in 0..self.reader.num_row_groups() {
-            let group = self.reader.get_row_group(group).map_err(Error::parquet(&self.path))?;
-            let rows = group.metadata().num_rows() as u64;
-            let labels = self.labels(group.as_ref(), first_row)?;
-            let mut images = self.column::<ByteArrayType>(group.as_ref(), &self.image)?;
+    fn read(&self, size: u32, classes: &Classes, reader: Reader<'_>, sink: &mut Sink<'_>) -> Result<()> {
+        self.for_each_group(&mut |group, first_row| {
+            let labels = self.labels(group, first_row, classes)?;
+            let mut images = self.column::<ByteArrayType>(group, &self.image)?;
             for (chunk, labels) in labels.chunks(CHUNK).enumerate() {
                 let row = first_row + (chunk * CHUNK) as u64;
                 let encoded = self.values(&mut images, labels.len(), &self.image, row)?;
-                sink(self.records(row, labels, &encoded, size)?)?;
+                sink(self.records(row, labels, &encoded, size, reader)?)?;
             }
-            first_row += rows;
+            Ok(())
+        })
+    }
+
+    /// Calls `work` with every row group and the number of its first row.
+    fn for_each_group(&self, work: &mut dyn FnMut(&dyn RowGroupReader, u64) -> Result<()>) -> Result<()> {
+        let mut first_row = 0;
+        for group in 0..self.reader.num_row_groups() {
+            let group = self.reader.get_row_group(group).map_err(Error::parquet(&self.path))?;
+            work(group.as_ref(), first_row)?;
+            first_row += group.metadata().num_rows() as u64;
         }
         Ok(())
     }
@@ -215,32 +203,53 @@ impl Shard {
         labels: &[u32],
         encoded: &[ByteArray],
         size: u32,
-    ) -> Result<Vec<Record>> {
-        let rows = labels.par_iter().zip(encoded).enumerate();
-        rows.map(|(offset, (label, bytes))| {
-            let failed = |source| Error::Decode {
-                path: self.path.clone(),
-                row: first_row + offset as u64,
-                source: Box::new(source),
-            };
-            let image = decode(bytes.data()).map_err(failed)?;
-            let pixels = resize_square(&image, size as usize);
-            Ok(Record { pixels, label: *label, key: content_key(bytes.data()) })
-        })
-        .collect()
+        reader: Reader<'_>,
+    ) -> Result<Vec<Option<Record>>> {
+        let record = |(offset, (label, bytes)): (usize, (&u32, &ByteArray))| {
+            let place = Place { path: &self.path, row: Some(first_row + offset as u64) };
+            reader.record(bytes.data(), *label, size, &place)
+        };
+        let records: Vec<Result<_>> = labels.par_iter().zip(encoded).enumerate().map(record).collect();
+        // Of several bad images the first is told, whichever thread was faster.
+        records.into_iter().collect()
     }
 
-    fn labels(&self, group: &dyn RowGroupReader, first_row: u64) -> Result<Vec<u32>> {
+    /// Returns the labels of a row group as numbers of classes.
+    fn labels(&self, group: &dyn RowGroupReader, first_row: u64, classes: &Classes) -> Result<Vec<u32>> {
+        if let Classes::Found(names) = classes {
+            let number = |text: String| names.binary_search(&text).map_or(u32::MAX, |class| class as u32);
+            return Ok(self.texts(group, first_row)?.into_iter().map(number).collect());
+        }
+        let labels = self.integers(group, first_row)?.into_iter().enumerate();
+        labels.map(|(offset, label)| self.check_label(first_row + offset as u64, label)).collect()
+    }
+
+    fn integers(&self, group: &dyn RowGroupReader, first_row: u64) -> Result<Vec<i64>> {
         let rows = group.metadata().num_rows() as usize;
-        let labels: Vec<i64> = if self.label.physical == Physical::INT32 {
+        if self.label.physical == Physical::INT32 {
             let mut column = self.column::<Int32Type>(group, &self.label)?;
-            self.values(&mut column, rows, &self.label, first_row)?.into_iter().map(i64::from).collect()
+            let labels = self.values(&mut column, rows, &self.label, first_row)?;
+            Ok(labels.into_iter().map(i64::from).collect())
         } else {
             let mut column = self.column::<Int64Type>(group, &self.label)?;
-            self.values(&mut column, rows, &self.label, first_row)?
-        };
-        let checked = |(offset, label): (usize, i64)| self.check_label(first_row + offset as u64, label);
-        labels.into_iter().enumerate().map(checked).collect()
+            self.values(&mut column, rows, &self.label, first_row)
+        }
+    }
+
+    fn texts(&self, group: &dyn RowGroupReader, first_row: u64) -> Result<Vec<String>> {
+        let rows = group.metadata().num_rows() as usize;
+        let mut column = self.column::<ByteArrayType>(group, &self.label)?;
+        let labels = self.values(&mut column, rows, &self.label, first_row)?;
+        let text = |label: ByteArray| label.as_utf8().map(str::to_owned).map_err(Error::parquet(&self.path));
+        labels.into_iter().map(text).collect()
+    }
+
+    /// Adds the texts in the label column to `found`.
+    fn collect_texts(&self, found: &mut BTreeSet<String>) -> Result<()> {
+        self.for_each_group(&mut |group, first_row| {
+            found.extend(self.texts(group, first_row)?);
+            Ok(())
+        })
     }
 
     fn check_label(&self, row: u64, label: i64) -> Result<u32> {
@@ -285,27 +294,26 @@ impl Shard {
     }
 }
 
-/// Returns what identifies an encoded image by its content.
-fn content_key(bytes: &[u8]) -> Key {
-    let digest = sha256(bytes);
-    let (key, _) = digest.split_first_chunk().expect("a digest of 32 bytes is longer than a key");
-    *key
-}
-
-fn find_leaf(path: &Path, reader: &SerializedFileReader<File>, name: &str) -> Result<Leaf> {
+/// Returns the column called `name`, if there is one.
+fn find_leaf(path: &Path, reader: &SerializedFileReader<File>, name: &str) -> Result<Option<Leaf>> {
     let columns = reader.metadata().file_metadata().schema_descr().columns();
     let position = columns.iter().position(|column| column.path().string() == name);
-    let Some(index) = position else {
-        let found = columns.iter().map(|column| column.path().string()).collect();
-        return Err(Error::MissingColumn { path: path.to_owned(), column: name.to_owned(), found });
-    };
+    let Some(index) = position else { return Ok(None) };
     let column = &columns[index];
     if column.max_rep_level() > 0 {
         let (column, expected, found) = (name.to_owned(), "one value a row", "a list".to_owned());
         return Err(Error::ColumnType { path: path.to_owned(), column, expected, found });
     }
     let (physical, defined) = (column.physical_type(), column.max_def_level());
-    Ok(Leaf { index, name: name.to_owned(), physical, defined })
+    Ok(Some(Leaf { index, name: name.to_owned(), physical, defined }))
+}
+
+fn required_leaf(path: &Path, reader: &SerializedFileReader<File>, name: &str) -> Result<Leaf> {
+    find_leaf(path, reader, name)?.ok_or_else(|| {
+        let columns = reader.metadata().file_metadata().schema_descr().columns();
+        let found = columns.iter().map(|column| column.path().string()).collect();
+        Error::MissingColumn { path: path.to_owned(), column: name.to_owned(), found }
+    })
 }
 
 /// Returns the class names that the `datasets` library stores with a file:

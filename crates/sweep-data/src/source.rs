@@ -1,5 +1,7 @@
 //! What the image cache is filled from: a split of a source, read once, in order.
 
+use serde_json::{Value, json};
+
 use crate::error::Result;
 use crate::split::Key;
 
@@ -8,7 +10,7 @@ use crate::split::Key;
 pub struct Progress<'a> {
     /// Name of the source's split (`*` where all splits are pooled).
     pub split: &'a str,
-    /// Images read, resized and written.
+    /// Images read, resized and written, or left out.
     pub done: u64,
     /// Images in all.
     pub total: u64,
@@ -25,14 +27,47 @@ pub(crate) struct Record {
     pub(crate) key: Key,
 }
 
+/// What takes the images of a split, chunk by chunk; `None` stands for one that is left out.
+pub(crate) type Sink<'a> = dyn FnMut(Vec<Option<Record>>) -> Result<()> + 'a;
+
+/// What a source says about the classes of one of its splits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Classes {
+    /// Labels are numbers without names.
+    Numbered,
+    /// All classes of the dataset by number; every split must have the same.
+    Listed(Vec<String>),
+    /// The names met in this split, sorted and distinct; another split may have others.
+    Found(Vec<String>),
+}
+
+impl Classes {
+    pub(crate) fn to_json(&self) -> Value {
+        match self {
+            Self::Numbered => Value::Null,
+            Self::Listed(names) => json!({ "listed": names }),
+            Self::Found(names) => json!({ "found": names }),
+        }
+    }
+
+    pub(crate) fn from_json(value: &Value) -> Option<Self> {
+        let names = |value: &Value| serde_json::from_value(value.clone()).ok();
+        match (value.get("listed"), value.get("found")) {
+            (Some(listed), None) => names(listed).map(Self::Listed),
+            (None, Some(found)) => names(found).map(Self::Found),
+            _ => value.is_null().then_some(Self::Numbered),
+        }
+    }
+}
+
 /// One split of a source.
 pub(crate) trait ImageSource {
-    /// Number of images.
+    /// Number of images, those that will be left out included.
     fn count(&self) -> u64;
 
-    /// Names of the classes; `None` where the source does not say.
-    fn class_names(&self) -> Option<&[String]>;
+    /// What is known of the classes.
+    fn classes(&self) -> &Classes;
 
     /// Hands every image to `sink`, in order, in chunks of any length.
-    fn read(&self, size: u32, sink: &mut dyn FnMut(Vec<Record>) -> Result<()>) -> Result<()>;
+    fn read(&self, size: u32, sink: &mut Sink<'_>) -> Result<()>;
 }

@@ -179,6 +179,39 @@ mod tests {
         assert_eq!(error, "a test subset of 5 images cannot be drawn from 4");
     }
 
+    /// Sizes as in Stanford Cars (paper, B.1): 8,144 training images of 196 classes, of which a validation split takes the
+    /// same number or share of each class, and 8,041 test images, of which 1,000 are drawn.
+    #[test]
+    fn the_papers_draws_are_exact_and_seeded() {
+        let labels = |count: usize| (0..count).map(|row| (row * row % 9973 % 196) as u32).collect::<Vec<_>>();
+        let class_names = names(196);
+        let (train, test) = (labels(8144), labels(8041));
+        let (train_keys, test_keys) = (keys(train.len()), keys(test.len()));
+        let train_pool = Pool { labels: &train, keys: &train_keys, class_names: &class_names };
+        let test_pool = Pool { labels: &test, keys: &test_keys, class_names: &class_names };
+        let members = |labels: &[u32], rows: &[u32], class: u32| {
+            rows.iter().filter(|row| labels[**row as usize] == class).count() as u32
+        };
+        let all = |labels: &[u32]| (0..labels.len() as u32).collect::<Vec<_>>();
+
+        let (three, left) = train_pool.hold_out(Draw::Validation, 0, |_| 3).unwrap();
+        assert!(is_partition(&[&three, &left], 8144));
+        assert!((0..196).all(|class| members(&train, &three, class) == 3));
+        assert_eq!(train_pool.hold_out(Draw::Validation, 0, |_| 3).unwrap().0, three);
+        assert_ne!(train_pool.hold_out(Draw::Validation, 1, |_| 3).unwrap().0, three);
+        assert_ne!(train_pool.hold_out(Draw::TestSubset, 0, |_| 3).unwrap().0, three);
+
+        let subset = test_pool.stratified(0, 1000).unwrap();
+        assert_eq!(subset.iter().collect::<BTreeSet<_>>().len(), 1000);
+        for class in 0..196 {
+            let exact = members(&test, &all(&test), class) * 1000;
+            let drawn = members(&test, &subset, class) * 8041;
+            assert!(drawn.abs_diff(exact) < 8041, "class {class}");
+        }
+        assert_eq!(test_pool.stratified(0, 1000).unwrap(), subset);
+        assert_ne!(test_pool.stratified(1, 1000).unwrap(), subset);
+    }
+
     proptest! {
         #[test]
         fn hold_out_partitions(labels in prop::collection::vec(0_u32..4, 40..120), seed: u64, count in 1_u32..3) {

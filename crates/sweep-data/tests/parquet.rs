@@ -4,20 +4,21 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use common::{Layout, PLAIN, Row, rows, write, zstd};
-use parquet::basic::Compression;
+use common::picture::png;
+use common::{Layout, NAMES, PLAIN, Row, rows, write};
+use parquet::basic::{Compression, ZstdLevel};
 use sweep_core::dataset::{
-    DatasetSource, DatasetSpec, ExpectedCounts, SplitPolicy, Subset, ValidationPolicy,
+    DatasetSource, DatasetSpec, Decoding, ExpectedCounts, OnBadImage, SplitPolicy, Subset, ValidationPolicy,
 };
-use sweep_data::{Dataset, Error, LoadOptions, Result, Split, digest_parquet};
-
-const NAMES: [&str; 3] = ["ant", "bee", "cat"];
+use sweep_data::{Dataset, Error, LoadOptions, Result, Split, contact_sheet, digest_parquet};
 
 fn spec(path: &Path, splits: SplitPolicy) -> DatasetSpec {
     let (image_column, label_column) = ("image".to_owned(), "label".to_owned());
-    let source = DatasetSource::Parquet { path: path.to_owned(), digest: None, image_column, label_column };
+    let (path, decoding) = (path.to_owned(), Decoding::default());
+    let source = DatasetSource::Parquet { path, digest: None, image_column, label_column, decoding };
     DatasetSpec { source, splits, expected: None }
 }
 
@@ -35,7 +36,7 @@ fn load(folder: &Path, spec: &DatasetSpec) -> Result<Dataset> {
     Dataset::load("small", spec, options, &mut |_| ())
 }
 
-/// The numbers that [`common::png`] wrote into the colours, in the order of positions.
+/// The numbers that [`png`] wrote into the colours, in the order of positions.
 fn numbers(split: &Split) -> Vec<u32> {
     let number = |position| {
         let pixels = split.image(position).unwrap();
@@ -53,27 +54,33 @@ fn folder_with(train: &[Row], test: &[Row]) -> tempfile::TempDir {
 
 #[test]
 fn every_layout_and_encoding_reads_the_same() {
+    let zstd = Compression::ZSTD(ZstdLevel::default());
     let layouts = [
         PLAIN,
-        Layout { compression: Compression::SNAPPY, dictionary: true, label: "int32", rows_per_group: 7 },
         Layout {
-            compression: zstd(),
+            compression: Compression::SNAPPY,
+            dictionary: true,
+            label: "int32",
+            rows_per_group: 7,
+            ..PLAIN
+        },
+        Layout {
+            compression: zstd,
             dictionary: true,
             label: "int32 (INTEGER(8, true))",
             rows_per_group: 11,
+            nested: false,
         },
-        Layout {
-            compression: zstd(),
-            dictionary: false,
-            label: "int32 (INTEGER(16, true))",
-            rows_per_group: 1,
-        },
+        Layout { compression: zstd, label: "int32 (INTEGER(16, true))", rows_per_group: 1, ..PLAIN },
         Layout {
             compression: Compression::SNAPPY,
             dictionary: true,
             label: "int64 (INTEGER(64, true))",
             rows_per_group: 9,
+            nested: true,
         },
+        Layout { compression: Compression::SNAPPY, label: "binary (STRING)", rows_per_group: 8, ..PLAIN },
+        Layout { dictionary: true, label: "binary (STRING)", nested: false, ..PLAIN },
     ];
     let shards: [&[(&str, u32, u32)]; 3] = [
         &[("train.parquet", 0, 30), ("test.parquet", 300, 12)],
@@ -219,22 +226,28 @@ fn refused(train: &[Row], splits: SplitPolicy) -> String {
 #[test]
 fn bad_rows_are_refused_with_file_and_row() {
     let bad = |row: Row| [rows(0, 5, 3), vec![row], rows(6, 5, 3)].concat();
-    let png = || Some(common::png(5));
-    assert_eq!(refused(&bad((png(), Some(3))), per_class(1)), "train.parquet, row 5: label 3 is not in 0..3");
+    let sound = || Some(png(5));
     assert_eq!(
-        refused(&bad((png(), Some(-1))), per_class(1)),
+        refused(&bad((sound(), Some(3))), per_class(1)),
+        "train.parquet, row 5: label 3 is not in 0..3"
+    );
+    assert_eq!(
+        refused(&bad((sound(), Some(-1))), per_class(1)),
         "train.parquet, row 5: label -1 is not in 0..3"
     );
-    assert_eq!(refused(&bad((png(), None)), per_class(1)), "train.parquet, row 5: column \"label\" is null");
+    assert_eq!(
+        refused(&bad((sound(), None)), per_class(1)),
+        "train.parquet, row 5: column \"label\" is null"
+    );
     assert_eq!(
         refused(&bad((None, Some(0))), per_class(1)),
         "train.parquet, row 5: column \"image.bytes\" is null"
     );
     let broken = refused(&bad((Some(vec![1, 2, 3]), Some(0))), per_class(1));
-    assert!(broken.starts_with("train.parquet, row 5: cannot decode the image: "), "{broken}");
-    let cut = png().map(|bytes| bytes[..40].to_vec());
+    assert!(broken.starts_with("train.parquet, row 5 (split train): cannot decode the image: "), "{broken}");
+    let cut = sound().map(|bytes| bytes[..40].to_vec());
     let broken = refused(&bad((cut, Some(0))), per_class(1));
-    assert!(broken.starts_with("train.parquet, row 5: cannot decode the image: "), "{broken}");
+    assert!(broken.starts_with("train.parquet, row 5 (split train): cannot decode the image: "), "{broken}");
 }
 
 #[test]
@@ -291,11 +304,8 @@ fn wrong_files_and_columns_are_refused() {
         load(folder.path(), &spec).unwrap_err()
     };
     let error = with_columns("picture", "label").to_string();
-    assert!(
-        error.contains("has no column \"picture.bytes\" (columns: image.bytes, image.path, label)"),
-        "{error}"
-    );
-    assert!(matches!(with_columns("image", "image.path"), Error::ColumnType { .. }));
+    assert!(error.contains("has no column \"picture\" (columns: image.bytes, image.path, label)"), "{error}");
+    assert!(matches!(with_columns("label", "label"), Error::ColumnType { expected: "binary", .. }));
 
     write(&folder.path().join("data/train-0.parquet"), &rows(0, 3, 3), Some(&NAMES), PLAIN);
     let error = load(folder.path(), &spec(Path::new(""), per_class(2))).unwrap_err();
@@ -315,15 +325,106 @@ fn wrong_files_and_columns_are_refused() {
 }
 
 #[test]
-fn the_hub_is_refused_with_a_hint() {
+fn texts_are_classes_in_the_order_of_their_names() {
     let folder = tempfile::tempdir().unwrap();
+    let texts = Layout { label: "binary (STRING)", ..PLAIN };
+    write(&folder.path().join("train.parquet"), &rows(0, 30, 3), None, texts);
+    // The test split has the first and the last class only.
+    let test: Vec<Row> = rows(100, 9, 3).into_iter().filter(|row| row.1 != Some(1)).collect();
+    write(&folder.path().join("test.parquet"), &test, None, texts);
+    for _ in ["built", "from the cache"] {
+        let dataset = load(folder.path(), &spec(Path::new(""), per_class(2))).unwrap();
+        assert_eq!(dataset.class_names(), NAMES);
+        assert_eq!(dataset.test().labels().collect::<BTreeSet<_>>(), [0, 2].into());
+        assert!(
+            numbers(dataset.train()).iter().zip(dataset.train().labels()).all(|(n, label)| n % 3 == label)
+        );
+    }
+
+    let train: Vec<Row> = rows(0, 30, 3).into_iter().filter(|row| row.1 != Some(2)).collect();
+    write(&folder.path().join("train.parquet"), &train, None, texts);
+    let error = load(folder.path(), &spec(Path::new(""), per_class(2))).unwrap_err().to_string();
+    assert_eq!(error, "the class \"cat\" of the test split is not in the training split");
+
+    write(&folder.path().join("test.parquet"), &rows(100, 9, 3), None, PLAIN);
+    let error = load(folder.path(), &spec(Path::new(""), per_class(2))).unwrap_err();
+    assert!(matches!(error, Error::ClassNamesDiffer { .. }));
+}
+
+#[test]
+fn a_missing_shard_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for number in [0, 2] {
+        let name = format!("data/train-0000{number}-of-00003.parquet");
+        write(&folder.path().join(name), &rows(0, 9, 3), Some(&NAMES), PLAIN);
+    }
+    write(&folder.path().join("data/test-00000-of-00001.parquet"), &rows(0, 9, 3), Some(&NAMES), PLAIN);
+    let error = load(folder.path(), &spec(Path::new(""), per_class(1))).unwrap_err().to_string();
+    assert!(
+        error.ends_with("lacks data/train-00001-of-00003.parquet, a part of the split \"train\""),
+        "{error}"
+    );
+}
+
+#[test]
+fn bad_images_are_left_out_and_counted_where_that_is_asked_for() {
+    let mut train = rows(0, 30, 3);
+    train[4].0 = Some(vec![1, 2, 3]);
+    train[17].0 = Some(png(17)[..40].to_vec());
+    let folder = folder_with(&train, &rows(100, 9, 3));
     let mut spec = spec(Path::new(""), per_class(2));
-    spec.source = DatasetSource::Hub {
-        repository: "owner/name".to_owned(),
-        revision: "main".to_owned(),
-        image_column: "image".to_owned(),
-        label_column: "label".to_owned(),
-    };
-    let error = load(folder.path(), &spec).unwrap_err();
-    assert!(matches!(error, Error::HubUnavailable { .. }) && error.to_string().contains("kind: parquet"));
+    assert!(matches!(load(folder.path(), &spec), Err(Error::Decode { row: Some(4), .. })));
+    if let DatasetSource::Parquet { decoding, .. } = &mut spec.source {
+        decoding.on_bad_image = OnBadImage::Skip;
+    }
+    for _ in ["built", "from the cache"] {
+        let dataset = load(folder.path(), &spec).unwrap();
+        assert_eq!(dataset.counts(), ExpectedCounts { classes: 3, train: 22, validation: 6, test: 9 });
+        let skipped: Vec<(&str, u64)> =
+            dataset.skipped().iter().map(|(name, n)| (name.as_str(), *n)).collect();
+        assert_eq!(skipped, [("test", 0), ("train", 2)]);
+        let mut all = [numbers(dataset.train()), numbers(dataset.validation())].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..30).filter(|number| ![4, 17].contains(number)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_pixel_bomb_is_refused_before_it_has_memory() {
+    let mut train = rows(0, 30, 3);
+    // The header of a PNG file says 60,000 x 60,000 pixels; its checksum is made to fit.
+    let mut bomb = png(3);
+    bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+    let checksum = crc32(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
+    train[7].0 = Some(bomb);
+    let refused = refused(&train, per_class(1));
+    let expected = "train.parquet, row 7 (split train): cannot decode the image: \
+                    it has 60000 x 60000 pixels, more than 178956970";
+    assert_eq!(refused, expected);
+}
+
+/// The checksum of a PNG chunk (ISO 3309), bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |sum: u32, _| if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 };
+    !bytes.iter().fold(u32::MAX, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step))
+}
+
+#[test]
+fn the_sheet_shows_the_first_image_of_each_class() {
+    let folder = folder_with(&rows(0, 30, 3), &rows(101, 7, 3));
+    let dataset = load(folder.path(), &spec(Path::new(""), per_class(2))).unwrap();
+    let sheet = image::load_from_memory(&contact_sheet(dataset.test(), 2, 2).unwrap()).unwrap().into_rgb8();
+    // Two images of 8 pixels and 2 pixels between them.
+    assert_eq!(sheet.dimensions(), (18, 18));
+    // Rows 101, 102, 103, … have the classes 2, 0, 1, …
+    for (x, y, expected) in [(0, 0, 102), (10, 7, 103), (7, 10, 101)] {
+        assert_eq!(sheet.get_pixel(x, y).0, [expected, 0, 99]);
+    }
+    for (x, y) in [(8, 0), (0, 9), (17, 17)] {
+        assert_eq!(sheet.get_pixel(x, y).0, [128; 3]);
+    }
+    for (columns, rows) in [(0, 1), (1, 0), (2000, 1)] {
+        assert!(matches!(contact_sheet(dataset.test(), columns, rows), Err(Error::OutOfRange { .. })));
+    }
 }

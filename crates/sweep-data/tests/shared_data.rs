@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use sweep_core::dataset::{DatasetSource, DatasetSpec, ExpectedCounts, SplitPolicy, ValidationPolicy};
+use sweep_core::dataset::{
+    DatasetSource, DatasetSpec, Decoding, ExpectedCounts, SplitPolicy, ValidationPolicy,
+};
 use sweep_data::{Dataset, LoadOptions};
 
 #[expect(clippy::print_stderr, reason = "a test that does nothing should say so")]
@@ -20,7 +22,8 @@ fn folder(name: &str) -> Option<PathBuf> {
 fn check(name: &str, expected: ExpectedCounts) {
     let Some(path) = folder(name) else { return };
     let (image_column, label_column) = ("image".to_owned(), "label".to_owned());
-    let source = DatasetSource::Parquet { path, digest: None, image_column, label_column };
+    let decoding = Decoding::default();
+    let source = DatasetSource::Parquet { path, digest: None, image_column, label_column, decoding };
     let validation = ValidationPolicy::PerClass { count: 3, seed: 0 };
     let (train, test) = ("train".to_owned(), "test".to_owned());
     let splits = SplitPolicy::Given { train, validation, test, test_subset: None };

@@ -82,6 +82,25 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Returns what is wrong with the database file: damaged pages and indices, rows that refer to nothing. Nothing where
+    /// it is sound. Reads the whole file.
+    pub async fn faults(&self, time: Duration) -> Result<Vec<String>> {
+        let limits = Limits { rows: 20, time };
+        let damaged = "SELECT integrity_check FROM pragma_integrity_check WHERE integrity_check <> 'ok'";
+        let dangling = "SELECT 'a row of ' || \"table\" || ' refers to a missing row of ' || parent FROM pragma_foreign_key_check";
+        let mut faults = Vec::new();
+        for sql in [damaged, dangling] {
+            let rows = self.query(sql, limits).await?.rows;
+            faults.extend(rows.into_iter().flatten().filter_map(|cell| match cell {
+                Cell::Text(text) => Some(text),
+                _ => None,
+            }));
+        }
+        Ok(faults)
+    }
+}
+
 async fn stop_in(connection: &mut SqliteConnection, time: Duration) -> sqlx::Result<()> {
     let start = Instant::now();
     let mut handle = connection.lock_handle().await?;

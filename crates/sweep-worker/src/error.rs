@@ -56,7 +56,7 @@ pub enum Error {
     Threads(rayon::ThreadPoolBuildError),
     /// The weights are on the Hub.
     #[error(
-        "weights of `{repository}` cannot be fetched by this build: give a local file with {{kind: file, path: …}}"
+        "the weights of `{repository}` are not here: `sweep run` and `sweep fetch` bring them before a worker starts"
     )]
     HubWeights {
         /// `owner/name`.

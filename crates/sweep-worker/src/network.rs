@@ -1,6 +1,6 @@
 //! From a run's description to a model and its optimizer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use sweep_attacks::{Attack, Loss, Norm};
@@ -57,8 +57,20 @@ fn weights(source: &WeightsSource, home: &Home) -> Result<Option<Weights>> {
             Ok(Some(Weights { path: path.clone(), expected: digest.clone() }))
         }
         WeightsSource::Run { run, .. } => final_model(*run, home).map(Some),
-        WeightsSource::Hub { repository, .. } => Err(Error::HubWeights { repository: repository.clone() }),
+        WeightsSource::Hub { path: Some(path), .. } => {
+            Ok(Some(Weights { path: path.clone(), expected: blob_digest(path) }))
+        }
+        WeightsSource::Hub { repository, path: None, .. } => {
+            Err(Error::HubWeights { repository: repository.clone() })
+        }
     }
+}
+
+/// Returns the SHA-256 that the cache of the Hub keeps a large file under; `None` for a small one, which has another digest.
+fn blob_digest(link: &Path) -> Option<String> {
+    let blob = link.canonicalize().ok()?;
+    let name = blob.file_name()?.to_str()?;
+    (name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| name.to_owned())
 }
 
 /// Returns the final model of another run, with the digest which that run reported.

@@ -31,6 +31,13 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show what a sweep would run, what is done already, and what the rest costs.
     Plan(PlanArgs),
+    /// Bring everything that a sweep takes from the Hub, ahead of time: for nodes without a network.
+    Fetch(FetchArgs),
+    /// Look at datasets.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Check what runs need: home folder, database, disk space, devices, the Hub and its cache.
+    Doctor(DoctorArgs),
     /// Show how the runs stand.
     Status(StatusArgs),
     /// Show everything about one run.
@@ -70,6 +77,49 @@ pub(crate) struct SweepArgs {
 
 fn assignment(text: &str) -> Result<Assignment, String> {
     text.parse().map_err(|problem: sweep_core::Problem| problem.to_string())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
+    #[command(flatten)]
+    pub(crate) sweep: SweepArgs,
+
+    /// Ask the Hub again what branches mean now; runs of branches that moved get other ids.
+    #[arg(long)]
+    pub(crate) update: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Classes and sizes of the splits, and a picture of every class.
+    Show(DataShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataShowArgs {
+    /// The dataset, by the name that a sweep file would use.
+    pub(crate) name: String,
+
+    /// Sweep file that defines the dataset. Default: the built-in datasets.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sweep: Option<PathBuf>,
+
+    /// Side of the pictures in pixels.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(8..=1024))]
+    pub(crate) size: u32,
+
+    /// Write a contact sheet: the first training picture of each class, in the order of the classes (PNG).
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) form: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) form: OutputArgs,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,10 @@
 mod cli;
 mod commands;
 mod cost;
+mod download;
 mod exit;
+mod files;
+mod hub;
 mod printer;
 mod progress;
 mod sources;
@@ -53,6 +56,9 @@ fn dispatch(cli: Cli) -> Result<Exit> {
     let home = Home::new(cli.home);
     match cli.command {
         Command::Run(arguments) => commands::run::run(&home, arguments),
+        Command::Fetch(arguments) => commands::fetch::run(&home, &arguments),
+        Command::Data(cli::DataCommand::Show(arguments)) => commands::data::show(&home, &arguments),
+        Command::Doctor(arguments) => commands::doctor::run(&home, &arguments),
         Command::Plan(arguments) => commands::plan::run(&home, &arguments),
         Command::Status(arguments) => commands::status::run(&home, &arguments),
         Command::Show(arguments) => commands::show::run(&home, &arguments),

@@ -1,4 +1,4 @@
-//! Local files named by a sweep file: where they lie and what their digest is.
+//! What a sweep file names: local files with their digests, and repositories of the Hub with their commits.
 //!
 //! Digests of weights files are remembered in the home folder's cache by path, size and time of change, so that planning
 //! does not read gigabytes again.
@@ -6,14 +6,22 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use sweep_core::Resolve;
+use anyhow::Result;
 use sweep_core::home::Home;
+use sweep_core::{HubKind, Resolve};
 
-/// Resolves the local files of one sweep file.
-pub(crate) struct LocalSources {
+use crate::hub::{Connection, Unknown};
+
+/// What a folder of weights holds, as the Hub and a run's model folder have it.
+const WEIGHTS: &str = "model.safetensors";
+
+/// Resolves what one sweep file names.
+pub(crate) struct Sources {
+    hub: Connection,
     base: PathBuf,
     memory: PathBuf,
     known: RefCell<BTreeMap<String, String>>,
@@ -21,14 +29,20 @@ pub(crate) struct LocalSources {
     changed: Cell<bool>,
 }
 
-impl LocalSources {
+impl Sources {
     /// `base` is the folder of the sweep file: relative paths start there.
-    pub(crate) fn new(base: &Path, home: &Home) -> Self {
+    pub(crate) fn new(base: &Path, home: &Home, unknown: Unknown) -> Result<Self> {
+        let hub = Connection::new(home, unknown)?;
         let memory = home.cache().join("digests.json");
         // A memory that is missing or damaged costs time only.
         let known =
             fs::read(&memory).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { base: base.to_owned(), memory, known: RefCell::new(known), changed: Cell::new(false) }
+        Ok(Self { hub, base: base.to_owned(), memory, known: RefCell::new(known), changed: Cell::new(false) })
+    }
+
+    /// The Hub, for the files of what was resolved.
+    pub(crate) fn hub(&self) -> &Connection {
+        &self.hub
     }
 
     fn absolute(&self, path: &Path) -> Result<PathBuf, String> {
@@ -51,8 +65,15 @@ impl LocalSources {
         Ok(digest)
     }
 
-    /// Writes down what is new; where that fails, the digests are worked out again next time.
-    pub(crate) fn store(&self) {
+    /// Writes down what is new: the commits of the Hub, which must not be lost, and digests, which otherwise are worked
+    /// out again next time.
+    pub(crate) fn store(&self) -> Result<()> {
+        self.hub.store()?;
+        self.store_digests();
+        Ok(())
+    }
+
+    fn store_digests(&self) {
         if !self.changed.get() {
             return;
         }
@@ -88,9 +109,29 @@ fn folder_fingerprint(path: &Path) -> Result<String, String> {
     Ok(parts.join("\n"))
 }
 
-impl Resolve for LocalSources {
+/// Returns the fingerprint of a folder with everything below it, links followed; short, since a folder may hold a million pictures.
+fn tree_fingerprint(path: &Path) -> Result<String, String> {
+    let (mut parts, mut folders) = (Vec::new(), vec![path.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        let failed = |error| format!("`{}`: {error}", folder.display());
+        parts.push(fingerprint(&folder)?);
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.is_dir() { folders.push(path) } else { parts.push(fingerprint(&path)?) }
+        }
+    }
+    parts.sort();
+    let mut hasher = DefaultHasher::new();
+    parts.hash(&mut hasher);
+    Ok(format!("{} and {} entries below it: {:016x}", path.display(), parts.len() - 1, hasher.finish()))
+}
+
+impl Resolve for Sources {
     fn weights(&self, path: &Path) -> Result<(PathBuf, String), String> {
-        let path = self.absolute(path)?;
+        let mut path = self.absolute(path)?;
+        if path.is_dir() {
+            path = self.absolute(&path.join(WEIGHTS))?;
+        }
         let digest = || sweep_worker::digest_file(&path).map_err(|error| error.to_string());
         let digest = self.remember(fingerprint(&path)?, digest)?;
         Ok((path, digest))
@@ -101,5 +142,16 @@ impl Resolve for LocalSources {
         let digest = || sweep_data::digest_parquet(&path).map_err(|error| error.to_string());
         let digest = self.remember(folder_fingerprint(&path)?, digest)?;
         Ok((path, digest))
+    }
+
+    fn pictures(&self, path: &Path) -> Result<(PathBuf, String), String> {
+        let path = self.absolute(path)?;
+        let digest = || sweep_data::digest_pictures(&path).map_err(|error| error.to_string());
+        let digest = self.remember(tree_fingerprint(&path)?, digest)?;
+        Ok((path, digest))
+    }
+
+    fn commit(&self, kind: HubKind, repository: &str, revision: &str) -> Result<String, String> {
+        self.hub.commit(kind, repository, revision)
     }
 }

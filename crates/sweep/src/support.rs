@@ -2,8 +2,6 @@
 
 use anyhow::Result;
 use sweep_core::Grid;
-use sweep_core::dataset::DatasetSource;
-use sweep_core::spec::WeightsSource;
 
 use crate::exit::bad_input;
 
@@ -16,21 +14,8 @@ pub(crate) fn check(grid: &Grid) -> Result<()> {
         }
     };
     for (_, spec) in &grid.runs {
-        let (backbone, dataset) = (&spec.backbone, &spec.dataset);
         if let Some(reason) = sweep_worker::unsupported(spec) {
-            add(format!("backbone `{}`: {reason}", backbone.name));
-        }
-        if let WeightsSource::Hub { repository, .. } = &backbone.definition.weights {
-            add(format!(
-                "backbone `{}`: its weights `{repository}` are on the Hub, which this build does not reach",
-                backbone.name
-            ));
-        }
-        if let DatasetSource::Hub { repository, .. } = &dataset.definition.source {
-            add(format!(
-                "dataset `{}`: `{repository}` is on the Hub, which this build does not reach",
-                dataset.name
-            ));
+            add(format!("backbone `{}`: {reason}", spec.backbone.name));
         }
     }
     if reasons.is_empty() {

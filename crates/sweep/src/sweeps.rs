@@ -12,12 +12,15 @@ use sweep_store::{Reader, SweepId};
 
 use crate::cli::SweepArgs;
 use crate::exit::bad_input;
-use crate::sources::LocalSources;
+use crate::hub::Unknown;
+use crate::sources::Sources;
 
 /// Sweeps that are part of the program.
-const BUILT_IN: [(&str, &str); 2] = [
+const BUILT_IN: [(&str, &str); 4] = [
     ("quickstart", include_str!("../../../sweeps/quickstart.yaml")),
     ("paper", include_str!("../../../sweeps/paper.yaml")),
+    ("phenomenon", include_str!("../../../sweeps/phenomenon.yaml")),
+    ("pretrain", include_str!("../../../sweeps/pretrain.yaml")),
 ];
 
 /// A sweep file, read and expanded.
@@ -26,17 +29,22 @@ pub(crate) struct Loaded {
     pub(crate) grid: Grid,
     /// The text of the file, with the changes of the command line as comments at its end.
     pub(crate) text: String,
-    /// Digests of local files; not written down by reading alone.
-    pub(crate) sources: LocalSources,
+    /// Digests of local files and commits of the Hub; not written down by reading alone.
+    pub(crate) sources: Sources,
 }
 
 /// Reads and expands a sweep file; whatever is wrong with it is bad input and leaves everything untouched.
-pub(crate) fn load(arguments: &SweepArgs, home: &Home) -> Result<Loaded> {
+pub(crate) fn load(arguments: &SweepArgs, home: &Home, unknown: Unknown) -> Result<Loaded> {
+    let sources = Sources::new(folder_of(&arguments.file), home, unknown)?;
+    load_with(arguments, sources)
+}
+
+/// The same with what is known about files and the Hub.
+pub(crate) fn load_with(arguments: &SweepArgs, sources: Sources) -> Result<Loaded> {
     let file = &arguments.file;
     let text = read(file)?;
     let wrong = |problems| bad_input(format!("{}: {problems}", file.display()));
     let sweep = Sweep::parse(&text, &arguments.set).map_err(wrong)?;
-    let sources = LocalSources::new(folder_of(file), home);
     let grid = sweep.expand(&sources).map_err(wrong)?;
     let mut text = String::from_utf8_lossy(&text).into_owned();
     for assignment in &arguments.set {
@@ -54,17 +62,18 @@ pub(crate) fn dataset(name: &str, file: Option<&Path>, home: &Home) -> Result<Na
             (sweep.map_err(|problems| bad_input(format!("{}: {problems}", file.display())))?, folder_of(file))
         }
     };
-    let sources = LocalSources::new(base, home);
-    let found = sweep.dataset(name, &sources).map_err(|problems| {
+    let sources = Sources::new(base, home, Unknown::Refuse)?;
+    let mut found = sweep.dataset(name, &sources).map_err(|problems| {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         bad_input(problems.join("\n  "))
     })?;
-    sources.store();
+    sources.hub().bring_dataset(&mut found.definition)?;
+    sources.store()?;
     Ok(found)
 }
 
 /// Returns the folder that relative paths of a sweep file start from.
-fn folder_of(file: &Path) -> &Path {
+pub(crate) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -37,6 +37,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
+    use crate::dataset::{DatasetSource, Decoding};
 
     struct Nothing;
 
@@ -52,6 +53,20 @@ mod tests {
                 Err("there is nothing".to_owned())
             }
         }
+
+        fn pictures(&self, path: &Path) -> Result<(PathBuf, String), String> {
+            Ok((path.join("found"), "e".repeat(64)))
+        }
+    }
+
+    #[test]
+    fn folders_of_pictures_are_resolved_too() {
+        let sweep = Sweep::parse(b"name: s\ndatasets: {a: {source: {kind: folder, path: p}}}", &[]).unwrap();
+        let found = sweep.dataset("a", &Nothing).unwrap().definition.source;
+        let decoding = Decoding::default();
+        let expected =
+            DatasetSource::Folder { path: "p/found".into(), digest: Some("e".repeat(64)), decoding };
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use sweep_core::random::{Purpose, Stream};
 
 use crate::error::{Error, Result};
 use crate::sha::{FieldHasher, hex, sha256};
-use crate::source::{ImageSource, Record};
+use crate::source::{Classes, ImageSource, Record, Sink};
 use canvas::Canvas;
 
 /// Raised whenever any family's pixels change.
@@ -98,7 +98,7 @@ pub(crate) struct ProceduralSplit {
     family: ProceduralFamily,
     seed: u64,
     numbers: Vec<u64>,
-    class_names: Vec<String>,
+    classes: Classes,
 }
 
 impl ProceduralSplit {
@@ -121,8 +121,8 @@ impl ProceduralSplit {
                 return Err(Error::UnknownSplit { name: split.to_owned(), available });
             }
         };
-        let class_names = class_names(family).iter().map(|name| (*name).to_owned()).collect();
-        Ok(Self { family, seed, numbers, class_names })
+        let names = class_names(family).iter().map(|name| (*name).to_owned()).collect();
+        Ok(Self { family, seed, numbers, classes: Classes::Listed(names) })
     }
 
     fn record(&self, number: u64, size: u32) -> Record {
@@ -138,14 +138,14 @@ impl ImageSource for ProceduralSplit {
         self.numbers.len() as u64
     }
 
-    fn class_names(&self) -> Option<&[String]> {
-        Some(&self.class_names)
+    fn classes(&self) -> &Classes {
+        &self.classes
     }
 
-    fn read(&self, size: u32, sink: &mut dyn FnMut(Vec<Record>) -> Result<()>) -> Result<()> {
+    fn read(&self, size: u32, sink: &mut Sink<'_>) -> Result<()> {
         let mut chunks = self.numbers.chunks(CHUNK as usize);
         chunks.try_for_each(|numbers| {
-            sink(numbers.par_iter().map(|number| self.record(*number, size)).collect())
+            sink(numbers.par_iter().map(|number| Some(self.record(*number, size))).collect())
         })
     }
 }

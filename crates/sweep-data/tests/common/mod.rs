@@ -2,18 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "test helpers outside of test functions")]
 
+pub(crate) mod picture;
+
 use std::fs::{self, File};
-use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ImageFormat, RgbImage};
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
+
+use picture::png;
 
 /// A row: the encoded image and the label, `None` for null.
 pub(crate) type Row = (Option<Vec<u8>>, Option<i64>);
@@ -25,6 +27,8 @@ pub(crate) struct Layout {
     pub(crate) dictionary: bool,
     pub(crate) label: &'static str,
     pub(crate) rows_per_group: usize,
+    /// Whether the image column is a struct of `bytes` and `path`, not plain binary.
+    pub(crate) nested: bool,
 }
 
 pub(crate) const PLAIN: Layout = Layout {
@@ -32,19 +36,11 @@ pub(crate) const PLAIN: Layout = Layout {
     dictionary: false,
     label: "int64",
     rows_per_group: 1000,
+    nested: true,
 };
 
-pub(crate) fn zstd() -> Compression {
-    Compression::ZSTD(ZstdLevel::default())
-}
-
-/// Returns a PNG image of one colour, which depends on `number`.
-pub(crate) fn png(number: u32) -> Vec<u8> {
-    let [red, green, ..] = number.to_le_bytes();
-    let mut bytes = Cursor::new(Vec::new());
-    RgbImage::from_pixel(9, 7, image::Rgb([red, green, 99])).write_to(&mut bytes, ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
+/// What a text column has in place of 0, 1, 2.
+pub(crate) const NAMES: [&str; 3] = ["ant", "bee", "cat"];
 
 /// Returns `count` rows from number `first` on; labels are the number modulo `classes`.
 pub(crate) fn rows(first: u32, count: u32, classes: u32) -> Vec<Row> {
@@ -55,10 +51,12 @@ pub(crate) fn rows(first: u32, count: u32, classes: u32) -> Vec<Row> {
 pub(crate) fn write(path: &Path, rows: &[Row], names: Option<&[&str]>, layout: Layout) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let (physical, annotation) = layout.label.split_once(' ').unwrap_or((layout.label, ""));
-    let schema = format!(
-        "message schema {{ optional group image {{ optional binary bytes; optional binary path (STRING); }} \
-         optional {physical} label {annotation}; }}"
-    );
+    let image = if layout.nested {
+        "optional group image { optional binary bytes; optional binary path (STRING); }"
+    } else {
+        "optional binary image;"
+    };
+    let schema = format!("message schema {{ {image} optional {physical} label {annotation}; }}");
     let properties = WriterProperties::builder()
         .set_compression(layout.compression)
         .set_dictionary_enabled(layout.dictionary)
@@ -83,18 +81,25 @@ fn class_label(names: &[&str]) -> KeyValue {
 
 fn write_group(group: &mut SerializedRowGroupWriter<'_, File>, rows: &[Row], layout: Layout) {
     let images: Vec<ByteArray> = rows.iter().filter_map(|row| row.0.clone().map(ByteArray::from)).collect();
-    let levels: Vec<i16> = rows.iter().map(|row| if row.0.is_some() { 2 } else { 1 }).collect();
+    let depth = i16::from(layout.nested);
+    let levels: Vec<i16> = rows.iter().map(|row| depth + i16::from(row.0.is_some())).collect();
     let mut column = group.next_column().unwrap().unwrap();
     column.typed::<ByteArrayType>().write_batch(&images, Some(&levels), None).unwrap();
     column.close().unwrap();
-    let mut column = group.next_column().unwrap().unwrap();
-    let paths = vec![ByteArray::from("a path that is not read"); rows.len()];
-    column.typed::<ByteArrayType>().write_batch(&paths, Some(&vec![2; rows.len()]), None).unwrap();
-    column.close().unwrap();
+    if layout.nested {
+        let mut column = group.next_column().unwrap().unwrap();
+        let paths = vec![ByteArray::from("a path that is not read"); rows.len()];
+        column.typed::<ByteArrayType>().write_batch(&paths, Some(&vec![2; rows.len()]), None).unwrap();
+        column.close().unwrap();
+    }
     let levels: Vec<i16> = rows.iter().map(|row| i16::from(row.1.is_some())).collect();
     let labels: Vec<i64> = rows.iter().filter_map(|row| row.1).collect();
     let mut column = group.next_column().unwrap().unwrap();
-    if layout.label.starts_with("int64") {
+    if layout.label.starts_with("binary") {
+        let texts: Vec<ByteArray> =
+            labels.iter().map(|label| ByteArray::from(NAMES[usize::try_from(*label).unwrap()])).collect();
+        column.typed::<ByteArrayType>().write_batch(&texts, Some(&levels), None).unwrap();
+    } else if layout.label.starts_with("int64") {
         column.typed::<Int64Type>().write_batch(&labels, Some(&levels), None).unwrap();
     } else {
         let labels: Vec<i32> = labels.iter().map(|label| i32::try_from(*label).unwrap()).collect();

@@ -1,9 +1,5 @@
 //! `sweep export`: the results, one row a run.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sweep_core::home::Home;
@@ -11,6 +7,7 @@ use sweep_store::ResultRow;
 
 use crate::cli::ExportArgs;
 use crate::exit::Exit;
+use crate::files::write_whole;
 use crate::table::Rows;
 use crate::{printer, sweeps};
 
@@ -22,7 +19,7 @@ pub(crate) fn run(home: &Home, arguments: &ExportArgs) -> Result<Exit> {
     })?;
     let text = rows(&results)?.render(arguments.format)?;
     match &arguments.output {
-        Some(path) => write_whole(path, &text)?,
+        Some(path) => write_whole(path, text.as_bytes())?,
         None => printer::data(&text)?,
     }
     Ok(Exit::Success)
@@ -65,16 +62,4 @@ fn rows(results: &[ResultRow]) -> Result<Rows> {
         rows.push(row);
     }
     Ok(rows)
-}
-
-/// Writes a file that appears whole or not at all.
-pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("failed to write `{}`", path.display()))
 }

@@ -2,8 +2,11 @@
 
 pub(crate) mod compare;
 pub(crate) mod completions;
+pub(crate) mod data;
+pub(crate) mod doctor;
 pub(crate) mod evaluate;
 pub(crate) mod export;
+pub(crate) mod fetch;
 pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod query;

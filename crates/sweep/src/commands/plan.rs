@@ -12,13 +12,14 @@ use sweep_store::{Reader, ResultRow, RunState, State};
 use crate::cli::PlanArgs;
 use crate::cost::{self, Cost};
 use crate::exit::{Exit, bad_input};
+use crate::hub::Unknown;
 use crate::printer;
 use crate::progress::duration;
 use crate::sweeps::{self, Loaded};
 use crate::table::{Rows, rounded};
 
 pub(crate) fn run(home: &Home, arguments: &PlanArgs) -> Result<Exit> {
-    let Loaded { sweep, grid, .. } = sweeps::load(&arguments.sweep, home)?;
+    let Loaded { sweep, grid, .. } = sweeps::load(&arguments.sweep, home, Unknown::Keep)?;
     if let Some(devices) = &sweep.execution.devices {
         // The number of cores and GPUs is this machine's; whether the text names devices is not.
         let request = SlotRequest { devices, threads: None, cores: 1, visible_devices: None };

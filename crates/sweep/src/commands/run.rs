@@ -16,20 +16,23 @@ use tokio::sync::watch;
 use crate::cli::RunArgs;
 use crate::commands::compare;
 use crate::exit::{Exit, bad_input};
+use crate::hub::Unknown;
 use crate::progress::Display;
 use crate::sweeps::{self, Loaded};
 use crate::{printer, support};
 
 pub(crate) fn run(home: &Home, arguments: RunArgs) -> Result<Exit> {
-    let loaded = sweeps::load(&arguments.sweep, home)?;
+    let mut loaded = sweeps::load(&arguments.sweep, home, Unknown::Refuse)?;
     support::check(&loaded.grid)?;
     let slots = slots(&arguments, &loaded.sweep.execution)?;
     let worker = match &arguments.worker {
         Some(program) => program.clone(),
         None => std::env::current_exe().context("failed to find this program's own file")?,
     };
+    loaded.sources.hub().bring(&mut loaded.grid)?;
     fs::create_dir_all(home.root())
         .with_context(|| format!("failed to create `{}`", home.root().display()))?;
+    loaded.sources.store()?;
     sweeps::block_on(carry_out(home, arguments, loaded, worker, slots))
 }
 
@@ -40,8 +43,7 @@ async fn carry_out(
     worker: PathBuf,
     slots: Vec<Slot>,
 ) -> Result<Exit> {
-    let Loaded { sweep, grid, text, sources } = loaded;
-    sources.store();
+    let Loaded { sweep, grid, text, .. } = loaded;
     let store = Store::open(home.database()).await?;
     let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use sweep_core::dataset::{DatasetSource, DatasetSpec};
+use sweep_core::dataset::DatasetSpec;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::Split;
 use sweep_core::home::Home;
@@ -21,8 +21,9 @@ use sweep_worker::{Measurement, NamedAttack, Point, Progress, Stop, Subject, mea
 use self::book::{Book, Entries, Owner};
 use self::report::{Form, Report};
 use crate::cli::{EvaluateArgs, NormName, SplitName};
-use crate::commands::export::write_whole;
 use crate::exit::{Exit, bad_input};
+use crate::files::write_whole;
+use crate::hub::{Connection, Unknown};
 use crate::tally::Tally;
 use crate::{printer, sweeps};
 
@@ -67,7 +68,7 @@ pub(crate) fn run(home: &Home, arguments: &EvaluateArgs) -> Result<Exit> {
         printer::note(&format!("warning: {warning}"));
     }
     if let (Some(path), Some(form)) = (&arguments.output, form) {
-        write_whole(path, &form.text(&points)?)?;
+        write_whole(path, form.text(&points)?.as_bytes())?;
     }
     Ok(if is_complete { Exit::Success } else { Exit::Interrupted })
 }
@@ -75,7 +76,11 @@ pub(crate) fn run(home: &Home, arguments: &EvaluateArgs) -> Result<Exit> {
 fn dataset_of(home: &Home, arguments: &EvaluateArgs, owner: &Owner) -> Result<Named<DatasetSpec>> {
     match (&arguments.dataset, &owner.run) {
         (Some(name), _) => sweeps::dataset(name, arguments.sweep.as_deref(), home),
-        (None, Some((_, spec))) => Ok(spec.dataset.clone()),
+        (None, Some((_, spec))) => {
+            let mut dataset = spec.dataset.clone();
+            Connection::new(home, Unknown::Refuse)?.bring_dataset(&mut dataset.definition)?;
+            Ok(dataset)
+        }
         (None, None) => Err(bad_input("a checkpoint that is no run's needs --dataset NAME")),
     }
 }
@@ -103,12 +108,6 @@ fn check_before(subject: &Subject, attack: &NamedAttack, dataset: &Named<Dataset
         )));
     }
     let definition = &dataset.definition;
-    if let DatasetSource::Hub { repository, .. } = &definition.source {
-        return Err(bad_input(format!(
-            "dataset `{}`: `{repository}` is on the Hub, which this build does not reach",
-            dataset.name
-        )));
-    }
     match definition.expected {
         Some(expected) if expected.classes as usize != classes => {
             Err(other_classes(classes, &dataset.name, expected.classes))
