@@ -58,6 +58,9 @@ pub enum Event {
         weights_digest: Option<String>,
         /// Number of parameters, head included.
         parameters: u64,
+        /// Pictures of the source that could not be read and were left out; they count in no split.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        skipped: u64,
     },
     /// Where the attempt is, about once a second; not kept in the database beyond the latest.
     Progress {
@@ -238,6 +241,11 @@ impl FailureClass {
     pub const fn is_transient(self) -> bool {
         matches!(self, Self::Hub | Self::WorkerDied)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[cfg(test)]

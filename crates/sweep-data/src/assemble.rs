@@ -164,7 +164,7 @@ enum Validation {
     Drawn(Share, u64),
 }
 
-/// How many images of a class are taken out of training.
+/// How many images are taken out of training: of each class, or of all.
 #[derive(Clone, Copy)]
 enum Share {
     Count(u32),
@@ -178,13 +178,6 @@ impl Share {
         }
         let (field, expected) = ("validation.fraction", "above 0 and below 1");
         Err(Error::OutOfRange { field, value: fraction, expected })
-    }
-
-    fn of(self, members: u32) -> u32 {
-        match self {
-            Self::Count(count) => count,
-            Self::Fraction(fraction) => (f64::from(members) * fraction).round().max(1.0) as u32,
-        }
     }
 }
 
@@ -204,7 +197,10 @@ fn given(
         Validation::Whole(held) => (all_rows(Arc::new(held)), rows(&train)),
         Validation::Drawn(share, seed) => {
             let pool = pool(&train, &class_names);
-            let (taken, left) = pool.hold_out(Draw::Validation, seed, |members| share.of(members))?;
+            let (taken, left) = match share {
+                Share::Count(count) => pool.hold_out(Draw::Validation, seed, |_| count)?,
+                Share::Fraction(fraction) => pool.hold_out_fraction(Draw::Validation, seed, fraction)?,
+            };
             ((Arc::clone(&train), taken), left)
         }
     };

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use sweep_core::random::{Purpose, Stream};
@@ -107,9 +108,15 @@ pub struct Batches {
     received: Option<Receiver<Result<Batch>>>,
     thread: Option<JoinHandle<()>>,
     remaining: usize,
+    waited: Duration,
 }
 
 impl Batches {
+    /// Returns how long the consumer has waited for batches so far: 0 where loading keeps up.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
     /// Starts loading the images of `split` at the positions of `order`, `size` at a time.
     pub fn start(
         split: Split,
@@ -123,7 +130,7 @@ impl Batches {
         let work = move || load(&split, &order, size, augmenter.as_ref(), &sender);
         let thread = std::thread::Builder::new().name("loader".to_owned()).spawn(work);
         let thread = thread.map_err(Error::io("start a loader thread for", "the dataset".as_ref()))?;
-        Ok(Self { received: Some(receiver), thread: Some(thread), remaining })
+        Ok(Self { received: Some(receiver), thread: Some(thread), remaining, waited: Duration::ZERO })
     }
 
     /// Ends the thread; the order matters, because a thread that waits to send ends when the receiver is gone.
@@ -162,7 +169,9 @@ impl Iterator for Batches {
             return None;
         }
         self.remaining -= 1;
+        let begin = Instant::now();
         let received = self.received.as_ref().and_then(|receiver| receiver.recv().ok());
+        self.waited += begin.elapsed();
         let batch = received.unwrap_or(Err(Error::LoaderStopped));
         if batch.is_err() {
             self.stop();

@@ -56,9 +56,33 @@ impl Pool<'_> {
         seed: u64,
         count: impl Fn(u32) -> u32,
     ) -> Result<(Vec<u32>, Vec<u32>)> {
+        self.hold_out_quotas(draw, seed, |sizes| sizes.iter().map(|size| count(*size)).collect())
+    }
+
+    /// Takes `fraction` of all images, rounded up, and of each class its share by largest remainder (scikit-learn's
+    /// stratified `train_test_split`); every class keeps at least one.
+    ///
+    /// Returns the rows taken and the rows left, both ascending.
+    pub(crate) fn hold_out_fraction(
+        self,
+        draw: Draw,
+        seed: u64,
+        fraction: f64,
+    ) -> Result<(Vec<u32>, Vec<u32>)> {
+        let count = (self.labels.len() as f64 * fraction).ceil() as u32;
+        self.hold_out_quotas(draw, seed, |sizes| largest_remainder(sizes, count))
+    }
+
+    fn hold_out_quotas(
+        self,
+        draw: Draw,
+        seed: u64,
+        quotas: impl Fn(&[u32]) -> Vec<u32>,
+    ) -> Result<(Vec<u32>, Vec<u32>)> {
         let (mut taken, mut left) = (Vec::new(), Vec::new());
-        for (class, rows) in self.shuffled_classes(draw, seed).iter().enumerate() {
-            let wanted = count(rows.len() as u32);
+        let classes = self.shuffled_classes(draw, seed);
+        let sizes: Vec<u32> = classes.iter().map(|rows| rows.len() as u32).collect();
+        for (class, (rows, wanted)) in classes.iter().zip(quotas(&sizes)).enumerate() {
             if rows.len() as u64 <= u64::from(wanted) {
                 return Err(self.too_small(class, rows.len(), wanted.saturating_add(1)));
             }
@@ -200,6 +224,15 @@ mod tests {
         assert_eq!(train_pool.hold_out(Draw::Validation, 0, |_| 3).unwrap().0, three);
         assert_ne!(train_pool.hold_out(Draw::Validation, 1, |_| 3).unwrap().0, three);
         assert_ne!(train_pool.hold_out(Draw::TestSubset, 0, |_| 3).unwrap().0, three);
+
+        // The paper's Cars: 15 % of 8,144, which is 1,222 whatever the sizes of the classes are.
+        let (validation, left) = train_pool.hold_out_fraction(Draw::Validation, 42, 0.15).unwrap();
+        assert!(is_partition(&[&validation, &left], 8144));
+        assert_eq!((left.len(), validation.len()), (6922, 1222));
+        for class in 0..196 {
+            let share = members(&train, &validation, class) * 8144;
+            assert!(share.abs_diff(members(&train, &all(&train), class) * 1222) < 8144, "class {class}");
+        }
 
         let subset = test_pool.stratified(0, 1000).unwrap();
         assert_eq!(subset.iter().collect::<BTreeSet<_>>().len(), 1000);

@@ -428,3 +428,16 @@ fn the_sheet_shows_the_first_image_of_each_class() {
         assert!(matches!(contact_sheet(dataset.test(), columns, rows), Err(Error::OutOfRange { .. })));
     }
 }
+
+/// The program's own tests read these files through the Hub. To write them anew:
+/// `cargo test -p sweep-data --test parquet write_the_files -- --ignored`.
+#[test]
+#[ignore = "writes files of the repository"]
+fn write_the_files_of_the_programs_tests() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sweep/tests/data");
+    let files =
+        [("train-00000-of-00002", 0, 18), ("train-00001-of-00002", 18, 18), ("test-00000-of-00001", 100, 12)];
+    for (name, first, count) in files {
+        write(&folder.join(format!("{name}.parquet")), &rows(first, count, 3), Some(&NAMES), PLAIN);
+    }
+}

@@ -173,7 +173,7 @@ pub enum Error {
     },
     /// No request may be made, and the cache does not have it.
     #[error(
-        "offline, and {what} is not in the cache {}{}\nhint: fetch it where there is a network and copy the cache, or unset HF_HUB_OFFLINE",
+        "offline, and the cache {} lacks {what}{}\nhint: fetch it where there is a network and copy the cache, or unset HF_HUB_OFFLINE",
         cache.display(), names(missing)
     )]
     Offline {

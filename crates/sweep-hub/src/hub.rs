@@ -173,7 +173,7 @@ impl Hub {
         let place = place(repository, commit);
         let missing = self.missing(&place, paths).await?;
         if !missing.is_empty() && self.settings.offline {
-            return Err(self.offline(format!("not all of {repository} at {commit}"), missing));
+            return Err(self.offline(format!("files of {repository} at {commit}"), missing));
         }
         if !missing.is_empty() {
             self.bring(&place, &missing, progress).await?;

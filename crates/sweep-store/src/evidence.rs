@@ -117,6 +117,8 @@ pub struct Provenance {
     pub test: u32,
     /// Parameters of backbone and head.
     pub parameters: u64,
+    /// Pictures of the source that could not be read and were left out.
+    pub skipped: u64,
 }
 
 impl Reader {
@@ -219,6 +221,7 @@ impl FromRow<'_, SqliteRow> for Provenance {
             validation: row.try_get("validation")?,
             test: row.try_get("test")?,
             parameters: row::unsigned(row, "parameters")?,
+            skipped: row::unsigned(row, "skipped")?,
         })
     }
 }

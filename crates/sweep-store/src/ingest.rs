@@ -209,15 +209,23 @@ async fn started(connection: &mut SqliteConnection, target: &Target, event: &Eve
 }
 
 async fn loaded(connection: &mut SqliteConnection, target: &Target, event: &Event) -> sqlx::Result<()> {
-    let Event::Loaded { dataset_digest, classes, train, validation, test, weights_digest, parameters } =
-        event
+    let Event::Loaded {
+        dataset_digest,
+        classes,
+        train,
+        validation,
+        test,
+        weights_digest,
+        parameters,
+        skipped,
+    } = event
     else {
         return Ok(());
     };
     sqlx::query(
         "INSERT OR REPLACE INTO provenance
-            (run, attempt, dataset_digest, weights_digest, classes, train, validation, test, parameters)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (run, attempt, dataset_digest, weights_digest, classes, train, validation, test, parameters, skipped)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(target.run.clone())
     .bind(target.attempt)
@@ -228,6 +236,7 @@ async fn loaded(connection: &mut SqliteConnection, target: &Target, event: &Even
     .bind(*validation)
     .bind(*test)
     .bind(*parameters as i64)
+    .bind(*skipped as i64)
     .execute(connection)
     .await
     .map(drop)

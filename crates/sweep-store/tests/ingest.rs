@@ -66,7 +66,8 @@ async fn every_event_finds_its_place() {
         [3, 2, 1]
     );
     assert_eq!(reader.model_of(run).await.unwrap().unwrap().bytes, 900);
-    assert_eq!(reader.provenance_of(run).await.unwrap()[0].parameters, 12_345);
+    let provenance = reader.provenance_of(run).await.unwrap().remove(0);
+    assert_eq!((provenance.parameters, provenance.skipped), (12_345, 2));
     let attempt = &reader.attempts_of(run).await.unwrap()[0];
     assert_eq!((attempt.pid, attempt.threads, attempt.resumed_from), (Some(77), Some(2), Some(0)));
     let progress = attempt.progress.unwrap();

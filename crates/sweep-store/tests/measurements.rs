@@ -18,12 +18,22 @@ fn digest() -> String {
 
 /// The events of a measurement of a model.
 fn measurement(run: RunId, model_digest: String, points: &[Event]) -> Vec<Record> {
-    let Event::Loaded { dataset_digest, classes, train, validation, test, parameters, .. } = loaded() else {
+    let Event::Loaded { dataset_digest, classes, train, validation, test, parameters, skipped, .. } =
+        loaded()
+    else {
         unreachable!("it is that event");
     };
     let weights_digest = Some(model_digest);
-    let loaded =
-        Event::Loaded { dataset_digest, classes, train, validation, test, weights_digest, parameters };
+    let loaded = Event::Loaded {
+        dataset_digest,
+        classes,
+        train,
+        validation,
+        test,
+        weights_digest,
+        parameters,
+        skipped,
+    };
     records([started(run, 0, 3), loaded].into_iter().chain(points.iter().cloned()).chain([Event::Succeeded]))
 }
 

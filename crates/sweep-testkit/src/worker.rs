@@ -142,6 +142,7 @@ impl Worker {
             test: IMAGES,
             weights_digest: None,
             parameters: 1,
+            skipped: 0,
         })
     }
 

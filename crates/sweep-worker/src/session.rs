@@ -96,6 +96,7 @@ impl<'a> Session<'a> {
             test: counts.test,
             weights_digest,
             parameters: model.parameters().element_count() as u64,
+            skipped: dataset.skipped().values().sum(),
         })?;
         let saved = (position != Position::default()).then_some((position.epoch, position.step));
         Ok(Self {
@@ -217,6 +218,9 @@ fn load_dataset(spec: &RunSpec, home: &Home, log: &mut EventLog) -> Result<Datas
         }
     })?;
     outcome?;
+    for (split, count) in dataset.skipped().iter().filter(|(_, count)| **count > 0) {
+        tracing::warn!(split, count, "pictures that cannot be read are left out");
+    }
     Ok(dataset)
 }
 

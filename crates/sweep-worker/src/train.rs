@@ -50,6 +50,8 @@ impl Session<'_> {
             self.step(&epoch, &mut batches)?;
             self.position.sums.seconds = before + begin.elapsed().as_secs_f64();
         }
+        let (seconds, waited) = (begin.elapsed().as_secs_f64(), batches.waited().as_secs_f64());
+        tracing::debug!(epoch = number, seconds, waited, "trained; waited for images");
         Ok(())
     }
 

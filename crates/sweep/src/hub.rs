@@ -74,6 +74,10 @@ impl Client {
                 sweep_data::parquet_files(&paths, config.as_deref(), &splits, &place).map_err(bad_input)?
             }
         };
+        let is_absent = |file: &&String| !listing.iter().any(|entry| entry.path == **file);
+        if let Some(path) = files.iter().find(is_absent).filter(|_| !listing.is_empty()).cloned() {
+            return Ok(Err(Error::FileMissing { repository, commit, path }));
+        }
         let mut missing = Vec::new();
         for file in &files {
             match hub.cached(&repository, &commit, file) {
@@ -100,8 +104,8 @@ pub(crate) struct Connection {
     anew: Cell<bool>,
     /// Commits found by this command.
     found: RefCell<BTreeMap<String, String>>,
-    /// Why the Hub was not reached, once that is so: it is not asked again.
-    unreachable: RefCell<Option<String>>,
+    /// Whether the Hub was asked and did not answer: it is not asked again.
+    unreachable: Cell<bool>,
 }
 
 impl Connection {
@@ -124,7 +128,7 @@ impl Connection {
             revisions: RefCell::new(revisions),
             anew: Cell::new(false),
             found: RefCell::default(),
-            unreachable: RefCell::default(),
+            unreachable: Cell::new(false),
         })
     }
 
@@ -152,8 +156,8 @@ impl Connection {
         if let Some(known) = self.known(&key) {
             return Ok(known);
         }
-        if let Some(reason) = &*self.unreachable.borrow() {
-            return self.unknown(revision, reason.clone());
+        if self.is_unreachable() {
+            return self.unknown(revision, "not asked: the Hub did not answer before".to_owned());
         }
         match self.ask(kind, id, revision) {
             Ok(commit) => {
@@ -166,7 +170,7 @@ impl Connection {
                 let reason = indented(&error);
                 // Offline, another repository may be in the cache.
                 if error.class() == Class::Transient {
-                    *self.unreachable.borrow_mut() = Some(reason.clone());
+                    self.unreachable.set(true);
                 }
                 if self.unknown == Unknown::Keep {
                     printer::note(&format!(
@@ -190,6 +194,11 @@ impl Connection {
         let repository = repository(kind, id)?;
         let client = self.client()?;
         client.wait(client.hub.resolve(&repository, revision))
+    }
+
+    /// Whether the Hub was asked and did not answer.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.unreachable.get()
     }
 
     /// Keeps the commits that were found, for all later commands.

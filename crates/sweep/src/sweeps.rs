@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use sweep_core::dataset::DatasetSpec;
 use sweep_core::home::Home;
 use sweep_core::spec::Named;
@@ -45,7 +45,14 @@ pub(crate) fn load_with(arguments: &SweepArgs, sources: Sources) -> Result<Loade
     let text = read(file)?;
     let wrong = |problems| bad_input(format!("{}: {problems}", file.display()));
     let sweep = Sweep::parse(&text, &arguments.set).map_err(wrong)?;
-    let grid = sweep.expand(&sources).map_err(wrong)?;
+    let grid = sweep.expand(&sources).map_err(|problems| {
+        // That a server does not answer is nobody's bad input.
+        if sources.hub().is_unreachable() {
+            anyhow!("{}: {problems}", file.display())
+        } else {
+            wrong(problems)
+        }
+    })?;
     let mut text = String::from_utf8_lossy(&text).into_owned();
     for assignment in &arguments.set {
         text.push_str(&format!("# --set {assignment}\n"));

@@ -63,6 +63,8 @@ datasets:
 
 fn command(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sweep"));
+    // No test here reaches for the Hub; an empty cache is the same on every machine.
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", home.join("huggingface"));
     command.args(arguments).env("SWEEP_HOME", home).env_remove("SWEEP_WORKER").env_remove("SWEEP_LOG");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -127,7 +129,7 @@ fn bad_input_ends_with_2_and_touches_nothing() {
         (vec!["run", wrong], "run.target_epsilon: `8` lies outside [0, 1]"),
         (vec!["plan", wrong], "did you mean `epochs`?"),
         (vec!["run", "missing.yaml"], "quickstart, paper"),
-        (vec!["run", "paper"], "on the Hub, which this build does not reach"),
+        (vec!["run", "paper"], "offline, and the cache"),
         (vec!["run", "quickstart", "--devices", "gpu"], "expected `cpu`"),
         (vec!["run", "quickstart", "--devices", "cuda:0"], "this build computes on the CPU only"),
         (vec!["run", "quickstart", "--set", "run.epoch=1"], "did you mean `epochs`?"),

@@ -147,6 +147,7 @@ pub(crate) fn loaded() -> Event {
         test: 32,
         weights_digest: None,
         parameters: 12_345,
+        skipped: 2,
     }
 }
 

@@ -105,6 +105,7 @@ fn loaded(subject: &Subject, dataset: &Dataset) -> Event {
         test: counts.test,
         weights_digest: Some(subject.digest().to_owned()),
         parameters: subject.parameters(),
+        skipped: dataset.skipped().values().sum(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
-use sweep_core::{Execution, Grid};
+use sweep_core::{Execution, Grid, Sweep};
 use sweep_scheduler::{Device, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch};
 use sweep_store::{State, Store, now_ms};
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,17 +33,25 @@ pub(crate) fn run(home: &Home, arguments: RunArgs) -> Result<Exit> {
     fs::create_dir_all(home.root())
         .with_context(|| format!("failed to create `{}`", home.root().display()))?;
     loaded.sources.store()?;
-    sweeps::block_on(carry_out(home, arguments, loaded, worker, slots))
+    let Loaded { sweep, grid, text, .. } = loaded;
+    sweeps::block_on(carry_out(home, arguments, Registration { sweep, grid, text }, worker, slots))
+}
+
+/// What the store is told about a sweep.
+struct Registration {
+    sweep: Sweep,
+    grid: Grid,
+    text: String,
 }
 
 async fn carry_out(
     home: &Home,
     arguments: RunArgs,
-    loaded: Loaded,
+    registration: Registration,
     worker: PathBuf,
     slots: Vec<Slot>,
 ) -> Result<Exit> {
-    let Loaded { sweep, grid, text, .. } = loaded;
+    let Registration { sweep, grid, text } = registration;
     let store = Store::open(home.database()).await?;
     let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
