@@ -22,7 +22,7 @@ use crate::split::Key;
 
 const MAGIC: [u8; 8] = *b"SWEEPIMG";
 /// Raised whenever the same source would give other bytes: layout, decoding or resizing.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const HEADER: usize = 128;
 /// Pixels are hashed in blocks of this many bytes, in parallel; the block digests are hashed together.
 const BLOCK: usize = 1 << 20;

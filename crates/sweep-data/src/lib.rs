@@ -44,6 +44,7 @@ mod decode;
 mod error;
 mod files;
 mod folder_source;
+mod jpeg;
 mod layout;
 mod loader;
 mod parquet_source;

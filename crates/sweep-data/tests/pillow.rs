@@ -13,13 +13,10 @@ use sweep_data::decode_square;
 
 /// Pictures of each dataset; two hundred spread over the file say enough.
 const PICTURES: usize = 200;
-/// JPEG decoders round the inverse transform, the upsampling of chroma and the conversion of colours in other ways. A
-/// level of chroma is up to 1.8 levels of a colour, so that single samples differ by more than a few levels, but few do,
-/// and no picture differs by a level on average. (Resizing alone has Pillow's bits: `src/against_pillow.rs`.)
-const MEAN_TOLERANCE: f64 = 0.5;
-const LARGEST_TOLERANCE: u8 = 12;
-/// Samples of a dataset that differ by more than three levels.
-const SHARE_ABOVE_THREE: f64 = 1e-4;
+/// JPEG decoders round the inverse transform and the upsampling of chroma in other ways, and a level of chroma is up to 1.8
+/// levels of a colour. (Resizing alone has Pillow's bits: `src/against_pillow.rs`.)
+const MEAN_TOLERANCE: f64 = 0.2;
+const LARGEST_TOLERANCE: u8 = 3;
 
 fn shared(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data").join(name).join("test.parquet")
@@ -54,23 +51,20 @@ fn real_pictures_differ_by_less_than_a_level() {
         command.arg(&script).arg(folder.path()).arg(size.to_string()).arg(output.path());
         assert!(command.status().unwrap().success());
         let expected = fs::read(output.path()).unwrap();
-        let (mut means, mut largest, mut above) = (Vec::new(), 0, 0);
+        let (mut means, mut largest) = (Vec::new(), 0);
         for (bytes, expected) in encoded.iter().zip(expected.chunks((size * size * 3) as usize)) {
             let found = decode_square(bytes, size, Exif::Ignore).unwrap();
             let differences =
                 || found.iter().zip(expected).map(|(found, expected)| found.abs_diff(*expected));
             means.push(differences().map(f64::from).sum::<f64>() / found.len() as f64);
             largest = largest.max(differences().max().unwrap());
-            above += differences().filter(|difference| *difference > 3).count();
         }
-        let share = above as f64 / expected.len() as f64;
         let mean = means.iter().sum::<f64>() / means.len() as f64;
         let worst = means.iter().copied().fold(0.0, f64::max);
         println!(
-            "{name} {size}: {} pictures, mean {mean:.4}, of the worst {worst:.4}, largest {largest}, above 3: {share:.1e}",
+            "{name} {size}: {} pictures, mean {mean:.4}, of the worst {worst:.4}, largest {largest}",
             means.len()
         );
         assert!(worst <= MEAN_TOLERANCE && largest <= LARGEST_TOLERANCE, "{name} {size}");
-        assert!(share <= SHARE_ABOVE_THREE, "{name} {size}");
     }
 }
