@@ -67,7 +67,7 @@ pub(crate) enum Command {
 /// A sweep file and changes to it.
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
-    /// The sweep file; `quickstart` and `paper` are built in.
+    /// The sweep file; `quickstart`, `phenomenon`, `pretrain` and `paper` are built in.
     pub(crate) file: PathBuf,
 
     /// Change the file: a.b=VALUE, +a.b=VALUE to add, ~a.b to remove. May be repeated.

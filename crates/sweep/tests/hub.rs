@@ -226,7 +226,7 @@ fn a_gated_repository_needs_the_token_and_never_shows_it() {
 }
 
 #[test]
-fn damage_on_the_way_is_repaired_or_told_and_never_used() {
+fn damage_on_the_way_is_repaired() {
     let world = World::with_weights();
     let corrupt = |times| Fault {
         at: Step::Cdn,

@@ -124,6 +124,9 @@ fn hub(connection: &Connection) -> Check {
     let (endpoint, answer) = connection.probe();
     let (verdict, detail) = match answer {
         Ok(latency) => (Verdict::Fine, format!("{endpoint} answers in {} ms", latency.as_millis())),
+        Err(sweep_hub::Error::Offline { .. }) => {
+            (Verdict::Warning, "HF_HUB_OFFLINE is set: only what the cache has can be used".to_owned())
+        }
         Err(error) => (Verdict::Warning, error.to_string().replace('\n', "; ")),
     };
     Check { what: "Hub", verdict, detail }
