@@ -41,6 +41,16 @@ pub enum Event {
         version: String,
         /// Number of completed epochs in the checkpoint that the attempt goes on from; 0 where it starts anew.
         resumed_from: u32,
+        /// The run that wrote that checkpoint, where it was another one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resumed_run: Option<RunId>,
+        /// Images a forward pass.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        micro_batch_size: Option<u32>,
+        /// When the process started, in clock ticks since the machine did: with the host and the process id, evidence of
+        /// which process this is. `None` where the system does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_start: Option<u64>,
     },
     /// Data and weights are loaded.
     Loaded {
@@ -62,7 +72,9 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "is_zero")]
         skipped: u64,
     },
-    /// Where the attempt is, about once a second; not kept in the database beyond the latest.
+    /// Where the attempt is: when that changes, at most once a second, and every few seconds while it does not. It comes
+    /// from a thread apart from the work, so that a hang (it comes, and says the same) is told from a death (it does not
+    /// come). Not kept in the database beyond the latest.
     Progress {
         /// What it does.
         phase: Phase,
@@ -101,12 +113,18 @@ pub enum Event {
         train_seconds: f64,
         /// Seconds spent validating.
         validation_seconds: f64,
+        /// The run that trained the epoch, where it was another one: this run has gone on from its checkpoint.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trained_by: Option<RunId>,
     },
     /// A checkpoint lies on disk.
     CheckpointSaved {
         /// Completed epochs.
         epochs: u32,
-        /// File, relative to the run's folder.
+        /// Optimizer steps done in the epoch after those.
+        #[serde(default, skip_serializing_if = "is_no_step")]
+        step: u32,
+        /// File, relative to the home folder.
         file: String,
         /// SHA-256 of the file.
         digest: String,
@@ -211,8 +229,10 @@ pub enum FailureClass {
     Hub,
     /// Memory ran out.
     OutOfMemory,
-    /// The disk is full or a file could not be written.
+    /// A file could not be written.
     Storage,
+    /// The disk is full: no fault of the run, which goes on where it was when there is room.
+    DiskFull,
     /// The worker ended without a last word.
     WorkerDied,
     /// The attempt took longer than allowed.
@@ -231,6 +251,7 @@ impl FailureClass {
             Self::Hub => "hub",
             Self::OutOfMemory => "out_of_memory",
             Self::Storage => "storage",
+            Self::DiskFull => "disk_full",
             Self::WorkerDied => "worker_died",
             Self::Timeout => "timeout",
             Self::Configuration => "configuration",
@@ -239,13 +260,18 @@ impl FailureClass {
 
     /// Returns whether another attempt may succeed with nothing changed.
     pub const fn is_transient(self) -> bool {
-        matches!(self, Self::Hub | Self::WorkerDied)
+        matches!(self, Self::Hub | Self::WorkerDied | Self::Timeout)
     }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+fn is_no_step(step: &u32) -> bool {
+    *step == 0
 }
 
 #[cfg(test)]
@@ -261,7 +287,7 @@ mod tests {
 
     #[test]
     fn labels_are_what_serde_writes() {
-        for class in [FailureClass::Diverged, FailureClass::OutOfMemory, FailureClass::WorkerDied] {
+        for class in [FailureClass::Diverged, FailureClass::OutOfMemory, FailureClass::DiskFull] {
             assert_eq!(serde_json::to_value(class).unwrap(), class.label());
         }
         assert_eq!(serde_json::to_value(Split::Test).unwrap(), Split::Test.label());

@@ -4,8 +4,9 @@
 //! are expanded (`expand`).
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::expand::overlap;
 use crate::grammar::{Field, Kind, check, join, kinds};
@@ -34,13 +35,54 @@ pub struct Sweep {
     pub(crate) datasets: BTreeMap<String, Definition>,
 }
 
-/// Where a grid runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// Where a grid runs, and what it may take.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Execution {
     /// Device slots, such as `cpu:2` or `cuda:0,1`.
     pub devices: Option<String>,
     /// Threads of a CPU worker.
     pub threads: Option<u32>,
+    /// Longest time an attempt may take; `None`: any.
+    #[serde(default, deserialize_with = "optional_seconds")]
+    pub timeout: Option<Duration>,
+    /// Longest time an attempt may live without finishing a step; `None`: any.
+    #[serde(deserialize_with = "optional_seconds")]
+    pub stall: Option<Duration>,
+    /// How often a checkpoint is written within an epoch.
+    #[serde(deserialize_with = "seconds")]
+    pub checkpoint_every: Duration,
+    /// What stays of a finished run beside its model.
+    pub keep_checkpoints: KeepCheckpoints,
+    /// Most bytes of checkpoints and models in the home folder; `None`: what is free.
+    pub disk_budget: Option<u64>,
+}
+
+/// What stays of the checkpoints of a finished run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeepCheckpoints {
+    /// The last one: a run with more epochs goes on from it.
+    #[default]
+    Last,
+    /// None: only the model stays.
+    None,
+}
+
+impl Default for Execution {
+    /// What holds where a sweep file says nothing.
+    fn default() -> Self {
+        let value =
+            check(&Node::Map(Vec::new()), &Kind::Object(EXECUTION), "execution", &mut Collector::default());
+        serde_json::from_value(value).expect("a test reads the defaults of the table")
+    }
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_secs)
+}
+
+fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    Option::deserialize(deserializer).map(|seconds: Option<u64>| seconds.map(Duration::from_secs))
 }
 
 /// One list of the matrix.

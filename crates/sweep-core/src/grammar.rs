@@ -7,6 +7,7 @@ use crate::budget::{MAX_EPOCHS, Share};
 use crate::epsilon::Epsilon;
 use crate::node::Node;
 use crate::problem::{Collector, Problem, unknown};
+use crate::quantity;
 
 /// What a value may be.
 #[derive(Debug)]
@@ -24,6 +25,10 @@ pub(crate) enum Kind {
     Epsilon,
     /// An epoch, or a percentage of the epochs of the run such as `24%`, which [`crate::budget`] turns into one.
     Epoch,
+    /// A length of time such as `90s`, `30m`, `12h` or `7d`; seconds in normal form.
+    Duration,
+    /// An amount of memory or disk such as `500GB` or `64GiB`; bytes in normal form.
+    Size,
     Text,
     /// A name, or `owner/name`: letters, digits, `.`, `_`, `-` and `/`.
     Name,
@@ -100,6 +105,8 @@ impl Kind {
             Self::Epoch => {
                 format!("an epoch from 0 to {MAX_EPOCHS} or a percentage of `epochs` such as 24%")
             }
+            Self::Duration => format!("a length of time such as {}", quantity::DURATION_EXAMPLES),
+            Self::Size => format!("an amount such as {}", quantity::SIZE_EXAMPLES),
             Self::Or { word, kind } => format!("`{word}` or {}", kind.accepted()),
             Self::Text => "a text".to_owned(),
             Self::Name => "a name of letters, digits, `.`, `_`, `-` and `/`".to_owned(),
@@ -158,6 +165,8 @@ pub(crate) fn check(node: &Node, kind: &Kind, path: &str, problems: &mut Collect
             (0..=i64::from(MAX_EPOCHS)).contains(value).then(|| Value::from(*value))
         }
         (Kind::Epoch, Node::Text(text)) => Share::parse(text).map(|_| Value::from(text.as_str())),
+        (Kind::Duration, Node::Text(text)) => quantity::seconds(text).map(Value::from),
+        (Kind::Size, Node::Text(text)) => quantity::bytes(text).map(Value::from),
         (Kind::Or { word, .. }, Node::Text(text)) if text == word => return Value::Null,
         (Kind::Or { kind, .. }, Node::Map(_)) => return check(node, kind, path, problems),
         (Kind::Or { kind, .. }, _) if accepts(node, kind) => return check(node, kind, path, problems),

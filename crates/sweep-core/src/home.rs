@@ -4,12 +4,15 @@
 //!
 //! ```text
 //! results.db                                 the store
+//! sweeps/<name>.json                         every sweep that ran: its file and its runs
 //! cache/                                     weights, data, prepared images
 //! runs/<run id>/spec.json                    what the run is
 //! runs/<run id>/attempt-<n>/events.jsonl     what its worker said
 //! runs/<run id>/attempt-<n>/log.txt          what its worker printed; locked while anybody is alive in the attempt
-//! runs/<run id>/checkpoints/                 what an interrupted run goes on from
+//! runs/<run id>/attempt-<n>/verdict.json      what its scheduler saw of its end, where events do not say it
+//! runs/<run id>/sharing.json                 what the run does for others that go on from its beginning
 //! runs/<run id>/model/                       the final model, as timm loads it
+//! trajectories/                              checkpoints, named by what they are: any run may go on from any of them
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -20,12 +23,20 @@ use crate::spec::RunId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home {
     root: PathBuf,
+    /// Where the database lies, if not in the folder.
+    database: Option<PathBuf>,
 }
 
 impl Home {
     /// Returns the layout under `root`; nothing is created.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), database: None }
+    }
+
+    /// Returns the same layout with the database at `path`: on a local disk where the folder is on a network.
+    #[must_use]
+    pub fn with_database(self, path: Option<PathBuf>) -> Self {
+        Self { database: path, ..self }
     }
 
     /// Returns the folder itself.
@@ -35,7 +46,7 @@ impl Home {
 
     /// Returns the database.
     pub fn database(&self) -> PathBuf {
-        self.root.join("results.db")
+        self.database.clone().unwrap_or_else(|| self.root.join("results.db"))
     }
 
     /// Returns the folder of weights, data and prepared images that all runs share.
@@ -68,9 +79,24 @@ impl Home {
         self.attempt(run, attempt).join("log.txt")
     }
 
-    /// Returns the folder of a run's checkpoints.
-    pub fn checkpoints(&self, run: RunId) -> PathBuf {
-        self.run(run).join("checkpoints")
+    /// Returns what the scheduler saw of the end of an attempt.
+    pub fn verdict(&self, run: RunId, attempt: u32) -> PathBuf {
+        self.attempt(run, attempt).join("verdict.json")
+    }
+
+    /// Returns the file that tells a worker what it does for other runs.
+    pub fn sharing(&self, run: RunId) -> PathBuf {
+        self.run(run).join("sharing.json")
+    }
+
+    /// Returns the folder of the checkpoints of all runs.
+    pub fn trajectories(&self) -> PathBuf {
+        self.root.join("trajectories")
+    }
+
+    /// Returns the folder that remembers every sweep.
+    pub fn sweeps(&self) -> PathBuf {
+        self.root.join("sweeps")
     }
 
     /// Returns the folder of a run's final model.

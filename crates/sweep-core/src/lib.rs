@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod random;
 pub mod schedule;
 pub mod spec;
+pub mod trajectory;
 
 mod budget;
 mod expand;
@@ -18,13 +19,15 @@ mod file;
 mod grammar;
 mod node;
 mod problem;
+mod quantity;
 mod schema;
 mod set;
 mod tables;
 mod validate;
 
 pub use expand::{Grid, HubKind, MAX_RUNS, Resolve};
-pub use file::{Execution, Sweep};
+pub use file::{Execution, KeepCheckpoints, Sweep};
 pub use problem::{Problem, Problems};
+pub use quantity::{bytes as parse_bytes, seconds as parse_seconds};
 pub use schema::json_schema;
 pub use set::Assignment;

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::budget::MAX_EPOCHS;
 use crate::grammar::{Field, Kind, Open, Presence, Variant, default_node};
+use crate::quantity;
 use crate::tables::{BACKBONE, DATASET, EXECUTION, RUN};
 
 /// Returns the schema.
@@ -126,6 +127,8 @@ fn schema_of(kind: &Kind) -> Value {
             { "type": "integer", "minimum": 0, "maximum": MAX_EPOCHS },
             { "type": "string", "pattern": r"^(0?[0-9]{1,2}(\.[0-9]{1,6})?|100(\.0{1,6})?)%$" },
         ]}),
+        Kind::Duration => json!({ "type": "string", "pattern": quantity::DURATION_PATTERN }),
+        Kind::Size => json!({ "type": "string", "pattern": quantity::SIZE_PATTERN }),
         Kind::Or { word, kind } => json!({ "anyOf": [{ "const": word }, schema_of(kind)] }),
         Kind::Text => json!({ "type": "string", "minLength": 1 }),
         Kind::Name => json!({ "type": "string", "pattern": NAME }),

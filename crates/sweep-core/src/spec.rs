@@ -412,6 +412,11 @@ impl RunId {
         self.to_string()[..Self::SHORT].to_owned()
     }
 
+    /// Returns its 128 bits.
+    pub(crate) const fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+
     fn of(canonical: &str) -> Self {
         let digest = Sha256::digest(canonical.as_bytes());
         let mut bytes = [0; 16];
@@ -562,7 +567,7 @@ impl DatasetSpec {
     }
 }
 
-fn to_json<T: Serialize>(value: &T) -> Value {
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).expect("plain data without maps of odd keys becomes JSON")
 }
 
@@ -570,7 +575,7 @@ fn enveloped(identity: &str) -> String {
     format!(r#"{{"format":{CANONICAL_FORMAT},"identity":{identity}}}"#)
 }
 
-fn canonical_text(value: &Value) -> String {
+pub(crate) fn canonical_text(value: &Value) -> String {
     let mut text = String::with_capacity(2048);
     write_canonical(value, &mut text);
     text

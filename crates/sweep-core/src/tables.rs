@@ -662,4 +662,34 @@ pub(crate) static EXECUTION: &[Field] = &[
     field("executor", Kind::Choice(&["local"]), Default("local"), "What runs the workers."),
     field("devices", Kind::Text, Optional, "Device slots, such as cpu:2 or cuda:0,1."),
     field("threads", integer(1, 4096), Optional, "Threads of a CPU worker."),
+    field(
+        "timeout",
+        Kind::Duration,
+        Optional,
+        "Longest time an attempt may take; then it is stopped, and tried again as long as it gets further.",
+    ),
+    field(
+        "stall",
+        Kind::Or { word: "off", kind: &Kind::Duration },
+        Default("30m"),
+        "Longest time an attempt may live without finishing a step; then it is stopped and tried again.",
+    ),
+    field(
+        "checkpoint_every",
+        Kind::Duration,
+        Default("10m"),
+        "How often a checkpoint is written within an epoch. There is one after every epoch in any case.",
+    ),
+    field(
+        "keep_checkpoints",
+        Kind::Choice(&["last", "none"]),
+        Default("last"),
+        "What stays of the checkpoints of a finished run beside its model: the last one, from which a longer run goes on, or none.",
+    ),
+    field(
+        "disk_budget",
+        Kind::Size,
+        Optional,
+        "Most disk space of checkpoints and models of all runs of the home folder. Default: what is free.",
+    ),
 ];

@@ -261,6 +261,7 @@ async fn epoch_finished(
         robust_loss,
         train_seconds,
         validation_seconds,
+        trained_by: _,
     } = &record.event
     else {
         return Ok(());
@@ -306,7 +307,7 @@ async fn checkpoint_saved(
     target: &Target,
     record: &Record,
 ) -> sqlx::Result<()> {
-    let Event::CheckpointSaved { epochs, file, digest, bytes } = &record.event else {
+    let Event::CheckpointSaved { epochs, step: _, file, digest, bytes } = &record.event else {
         return Ok(());
     };
     sqlx::query(

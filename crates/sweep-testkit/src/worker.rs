@@ -47,6 +47,7 @@ struct Worker {
     attempt: u32,
     threads: u32,
     device: String,
+    micro_batch_size: u32,
     script: Script,
     events: File,
     sequence: u64,
@@ -75,6 +76,7 @@ impl Worker {
             attempt,
             threads: parsed("--threads")?,
             device: argument("--device")?,
+            micro_batch_size: spec.micro_batch_size,
             sequence: 0,
             epochs: 0,
             deaf: false,
@@ -133,6 +135,9 @@ impl Worker {
             threads: self.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             resumed_from: 0,
+            resumed_run: None,
+            micro_batch_size: Some(self.micro_batch_size),
+            process_start: None,
         })?;
         self.say(Event::Loaded {
             dataset_digest: "0".repeat(64),
@@ -161,6 +166,7 @@ impl Worker {
             robust_loss: 2.0,
             train_seconds: 0.0,
             validation_seconds: 0.0,
+            trained_by: None,
         })?;
         self.epochs += 1;
         Ok(())

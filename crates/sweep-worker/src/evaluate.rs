@@ -74,6 +74,7 @@ impl Session<'_> {
             robust_loss: robust.mean_loss(),
             train_seconds: sums.seconds,
             validation_seconds: begin.elapsed().as_secs_f64(),
+            trained_by: None,
         })?;
         self.record_accuracy(Count { correct: clean.correct, total: clean.total });
         self.position = Position { epoch: epoch + 1, step: 0, sums: EpochSums::default() };

@@ -55,7 +55,7 @@ impl Past {
         let run = arguments.run;
         remove_leftovers(&home.run(run), "model.")?;
         let history = History::read(home, run, arguments.attempt)?;
-        let checkpoints = Checkpoints::open(home.checkpoints(run), run)?;
+        let checkpoints = Checkpoints::open(home.run(run).join("checkpoints"), run)?;
         let found = checkpoints.find(&history)?;
         Ok(Self { run, history, checkpoints, found })
     }
@@ -170,6 +170,7 @@ impl<'a> Session<'a> {
         )?;
         self.log.write_durably(Event::CheckpointSaved {
             epochs: self.position.epoch,
+            step: self.position.step,
             file: format!("{CHECKPOINTS}/{}", saved.file),
             digest: saved.digest,
             bytes: saved.bytes,
@@ -237,5 +238,8 @@ pub(crate) fn started(arguments: &Arguments, position: Position) -> Event {
         threads: arguments.threads as u32,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         resumed_from: position.epoch,
+        resumed_run: None,
+        micro_batch_size: None,
+        process_start: None,
     }
 }

@@ -69,7 +69,7 @@ fn evaluated(events: &[Event]) -> Vec<(Epsilon, u32, u32)> {
 }
 
 fn the_checkpoint(home: &Home, spec: &RunSpec) -> PathBuf {
-    let mut files = fs::read_dir(home.checkpoints(spec.id())).unwrap();
+    let mut files = fs::read_dir(home.run(spec.id()).join("checkpoints")).unwrap();
     let path = files.next().unwrap().unwrap().path();
     assert!(files.next().is_none(), "a complete run keeps one checkpoint");
     path

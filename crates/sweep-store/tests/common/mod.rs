@@ -135,6 +135,9 @@ pub(crate) fn started(run: RunId, attempt: u32, resumed_from: u32) -> Event {
         threads: 2,
         version: "0.1.0".to_owned(),
         resumed_from,
+        resumed_run: None,
+        micro_batch_size: Some(8),
+        process_start: None,
     }
 }
 
@@ -171,12 +174,13 @@ pub(crate) fn epoch(epoch: u32, clean_correct: u32) -> Event {
         robust_loss: 2.5,
         train_seconds: 2.0,
         validation_seconds: 0.5,
+        trained_by: None,
     }
 }
 
 pub(crate) fn checkpoint(epochs: u32) -> Event {
     let file = format!("checkpoints/{epochs}.safetensors");
-    Event::CheckpointSaved { epochs, file, digest: "c".repeat(64), bytes: 1_000 }
+    Event::CheckpointSaved { epochs, step: 0, file, digest: "c".repeat(64), bytes: 1_000 }
 }
 
 pub(crate) fn model() -> Event {

@@ -92,6 +92,9 @@ fn started(run: RunId, epochs: u32, threads: usize) -> Event {
         threads: threads as u32,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         resumed_from: epochs,
+        resumed_run: None,
+        micro_batch_size: None,
+        process_start: None,
     }
 }
 
