@@ -3,12 +3,14 @@
 mod cli;
 mod commands;
 mod cost;
+mod disk;
 mod download;
 mod exit;
 mod files;
 mod hub;
 mod printer;
 mod progress;
+mod size;
 mod sources;
 mod support;
 mod sweeps;

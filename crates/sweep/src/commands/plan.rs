@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use serde_json::Value;
+use sweep_core::Execution;
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_scheduler::{Slot, SlotRequest};
@@ -11,6 +12,7 @@ use sweep_store::{Reader, ResultRow, RunState, State};
 
 use crate::cli::PlanArgs;
 use crate::cost::{self, Cost};
+use crate::disk::{Forecast, Room, used};
 use crate::exit::{Exit, bad_input};
 use crate::hub::Unknown;
 use crate::printer;
@@ -20,18 +22,29 @@ use crate::table::{Rows, rounded};
 
 pub(crate) fn run(home: &Home, arguments: &PlanArgs) -> Result<Exit> {
     let Loaded { sweep, grid, .. } = sweeps::load(&arguments.sweep, home, Unknown::Keep)?;
-    if let Some(devices) = &sweep.execution.devices {
-        // The number of cores and GPUs is this machine's; whether the text names devices is not.
-        let request = SlotRequest { devices, threads: None, cores: 1, visible_devices: None };
-        Slot::plan(&request).map_err(|error| bad_input(format!("execution.devices: {error}")))?;
-    }
     let known = sweeps::block_on(known(home, &grid.runs))?;
     let plan = Plan { runs: &grid.runs, states: known.states, speed: known.speed };
+    let room = Room::of(home, sweep.execution.disk_budget, used(home));
+    let slots = slots(&sweep.execution)?;
     if !arguments.summary {
         printer::rows(&plan.rows(), arguments.output.format)?;
     }
-    printer::note(&format!("sweep {}: {}", sweep.name, plan.summary()));
+    printer::note(&format!(
+        "sweep {}: {}{}",
+        sweep.name,
+        plan.summary(),
+        plan.disk(room, slots, &sweep.execution)
+    ));
     Ok(Exit::Success)
+}
+
+/// Returns the number of slots that the sweep file names; a run at a time where it names none. The number of cores and
+/// GPUs is this machine's; whether the text names devices is not.
+fn slots(execution: &Execution) -> Result<usize> {
+    let Some(devices) = &execution.devices else { return Ok(1) };
+    let request = SlotRequest { devices, threads: None, cores: 1, visible_devices: None };
+    let slots = Slot::plan(&request).map_err(|error| bad_input(format!("execution.devices: {error}")))?;
+    Ok(slots.len())
 }
 
 /// What the store can say about a grid.
@@ -143,6 +156,19 @@ impl Plan<'_> {
             ));
         }
         text
+    }
+
+    /// Says what the rest takes of the disk, and whether that is there.
+    fn disk(&self, room: Room, slots: usize, execution: &Execution) -> String {
+        let left: Vec<(RunId, &RunSpec)> =
+            self.runs.iter().filter(|(run, _)| self.is_left(*run)).map(|(run, spec)| (*run, spec)).collect();
+        if left.is_empty() {
+            return String::new();
+        }
+        let forecast = Forecast::of(&left, slots, execution.keep_checkpoints);
+        let (judgement, refused) = room.judge(forecast);
+        let mark = if refused { "\nwarning: " } else { "\n" };
+        format!("{mark}{}; {judgement}", forecast.in_words())
     }
 
     fn time(&self, left: Cost) -> String {
