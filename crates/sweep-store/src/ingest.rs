@@ -4,7 +4,7 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 use sweep_core::event::{Event, Phase, Record};
 use sweep_core::spec::RunId;
 
-use crate::attempts::{self, Report, Settlement};
+use crate::attempts::{self, Progress, Report, Settlement};
 use crate::error::{Error, Result};
 use crate::state::Failure;
 use crate::store::Store;
@@ -82,13 +82,14 @@ async fn ingest_within(
     let Some(mark) = high_water(connection, target).await? else {
         return Ok(None);
     };
-    let mut latest = Latest { sequence: mark.sequence, progress: None };
+    let mut latest = Latest { sequence: mark.sequence, heard_ms: None, progress: mark.progress };
     let mut ingested = Ingested { new_records: 0, report: mark.report };
     for record in records {
         if record.sequence as i64 <= latest.sequence {
             continue;
         }
         latest.sequence = record.sequence as i64;
+        latest.heard_ms = Some(record.time_ms);
         ingested.new_records += 1;
         if let Some(report) = store(connection, target, record, &mut latest).await? {
             ingested.report = Some(report);
@@ -101,23 +102,41 @@ async fn ingest_within(
 /// How far an attempt's events have been ingested.
 struct HighWater {
     sequence: i64,
+    progress: Option<Progress>,
     report: Option<Report>,
 }
 
 /// What is kept of a batch beyond its rows.
 struct Latest {
     sequence: i64,
-    progress: Option<(Phase, u32, u32, u32, i64)>,
+    heard_ms: Option<i64>,
+    progress: Option<Progress>,
+}
+
+impl Latest {
+    /// Takes a position over; the time of one that stays is when it was reached.
+    fn be_at(&mut self, position: Progress) {
+        let same = |before: &Progress| Progress { time_ms: position.time_ms, ..*before } == position;
+        if !self.progress.as_ref().is_some_and(same) {
+            self.progress = Some(position);
+        }
+    }
 }
 
 async fn high_water(connection: &mut SqliteConnection, target: &Target) -> sqlx::Result<Option<HighWater>> {
     sqlx::query(
-        "SELECT last_sequence, reported, failure_class, failure_message FROM attempts WHERE run = ? AND number = ?",
+        "SELECT last_sequence, reported, failure_class, failure_message, progress_phase, progress_epoch, progress_step,
+            progress_steps, progress_ms
+         FROM attempts WHERE run = ? AND number = ?",
     )
     .bind(target.run.clone())
     .bind(target.attempt)
     .try_map(|row: sqlx::sqlite::SqliteRow| {
-        Ok(HighWater { sequence: row.try_get("last_sequence")?, report: attempts::report(&row)? })
+        Ok(HighWater {
+            sequence: row.try_get("last_sequence")?,
+            progress: attempts::progress(&row)?,
+            report: attempts::report(&row)?,
+        })
     })
     .fetch_optional(connection)
     .await
@@ -130,28 +149,23 @@ async fn advance(
     latest: &Latest,
     byte_offset: u64,
 ) -> sqlx::Result<()> {
-    let (phase, epoch, step, steps, time_ms) = match latest.progress {
-        Some((phase, epoch, step, steps, time_ms)) => {
-            (Some(phase_label(phase)), Some(epoch), Some(step), Some(steps), Some(time_ms))
-        }
-        None => (None, None, None, None, None),
-    };
+    let progress = latest.progress;
     sqlx::query(
-        "UPDATE attempts SET last_sequence = ?3, byte_offset = max(byte_offset, ?4),
-            progress_phase = coalesce(?5, progress_phase), progress_epoch = coalesce(?6, progress_epoch),
-            progress_step = coalesce(?7, progress_step), progress_steps = coalesce(?8, progress_steps),
-            progress_ms = coalesce(?9, progress_ms)
+        "UPDATE attempts SET last_sequence = ?3, byte_offset = max(byte_offset, ?4), progress_phase = ?5,
+            progress_epoch = ?6, progress_step = ?7, progress_steps = ?8, progress_ms = ?9,
+            heard_ms = coalesce(?10, heard_ms)
          WHERE run = ?1 AND number = ?2",
     )
     .bind(target.run.clone())
     .bind(target.attempt)
     .bind(latest.sequence)
     .bind(byte_offset as i64)
-    .bind(phase)
-    .bind(epoch)
-    .bind(step)
-    .bind(steps)
-    .bind(time_ms)
+    .bind(progress.map(|at| phase_label(at.phase)))
+    .bind(progress.map(|at| at.epoch))
+    .bind(progress.map(|at| at.step))
+    .bind(progress.map(|at| at.steps))
+    .bind(progress.map(|at| at.time_ms))
+    .bind(latest.heard_ms)
     .execute(connection)
     .await
     .map(drop)
@@ -168,7 +182,8 @@ async fn store(
         Event::Started { .. } => started(connection, target, &record.event).await?,
         Event::Loaded { .. } => loaded(connection, target, &record.event).await?,
         Event::Progress { phase, epoch, step, steps } => {
-            latest.progress = Some((*phase, *epoch, *step, *steps, record.time_ms));
+            let (phase, epoch, step, steps) = (*phase, *epoch, *step, *steps);
+            latest.be_at(Progress { phase, epoch, step, steps, time_ms: record.time_ms });
         }
         Event::EpochFinished { .. } => epoch_finished(connection, target, record).await?,
         Event::CheckpointSaved { .. } => checkpoint_saved(connection, target, record).await?,
@@ -188,11 +203,25 @@ async fn store(
 }
 
 async fn started(connection: &mut SqliteConnection, target: &Target, event: &Event) -> sqlx::Result<()> {
-    let Event::Started { pid, host, device, threads, version, resumed_from, .. } = event else {
+    let Event::Started {
+        run: _,
+        attempt: _,
+        pid,
+        host,
+        device,
+        threads,
+        version,
+        resumed_from,
+        resumed_run,
+        micro_batch_size,
+        process_start,
+    } = event
+    else {
         return Ok(());
     };
     sqlx::query(
-        "UPDATE attempts SET pid = ?3, host = ?4, device = ?5, threads = ?6, version = ?7, resumed_from = ?8
+        "UPDATE attempts SET pid = ?3, host = ?4, device = ?5, threads = ?6, version = ?7, resumed_from = ?8,
+            resumed_run = ?9, micro_batch_size = ?10, process_start = ?11
          WHERE run = ?1 AND number = ?2",
     )
     .bind(target.run.clone())
@@ -203,6 +232,9 @@ async fn started(connection: &mut SqliteConnection, target: &Target, event: &Eve
     .bind(*threads)
     .bind(version.clone())
     .bind(*resumed_from)
+    .bind(resumed_run.map(|run| run.to_string()))
+    .bind(*micro_batch_size)
+    .bind(process_start.map(|ticks| ticks as i64))
     .execute(connection)
     .await
     .map(drop)
@@ -261,7 +293,7 @@ async fn epoch_finished(
         robust_loss,
         train_seconds,
         validation_seconds,
-        trained_by: _,
+        trained_by,
     } = &record.event
     else {
         return Ok(());
@@ -270,15 +302,16 @@ async fn epoch_finished(
     sqlx::query(
         "INSERT INTO epochs (run, epoch, attempt, epsilon, learning_rate, train_loss, train_correct, train_total,
             clean_correct, robust_correct, validation_total, clean_loss, robust_loss, train_seconds,
-            validation_seconds, finished_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            validation_seconds, finished_ms, trained_by)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (run, epoch) DO UPDATE SET attempt = excluded.attempt, epsilon = excluded.epsilon,
             learning_rate = excluded.learning_rate, train_loss = excluded.train_loss,
             train_correct = excluded.train_correct, train_total = excluded.train_total,
             clean_correct = excluded.clean_correct, robust_correct = excluded.robust_correct,
             validation_total = excluded.validation_total, clean_loss = excluded.clean_loss,
             robust_loss = excluded.robust_loss, train_seconds = excluded.train_seconds,
-            validation_seconds = excluded.validation_seconds, finished_ms = excluded.finished_ms
+            validation_seconds = excluded.validation_seconds, finished_ms = excluded.finished_ms,
+            trained_by = excluded.trained_by
          WHERE excluded.attempt >= epochs.attempt",
     )
     .bind(target.run.clone())
@@ -297,6 +330,7 @@ async fn epoch_finished(
     .bind(*train_seconds)
     .bind(*validation_seconds)
     .bind(record.time_ms)
+    .bind(trained_by.map(|run| run.to_string()))
     .execute(connection)
     .await
     .map(drop)
@@ -307,17 +341,19 @@ async fn checkpoint_saved(
     target: &Target,
     record: &Record,
 ) -> sqlx::Result<()> {
-    let Event::CheckpointSaved { epochs, step: _, file, digest, bytes } = &record.event else {
+    let Event::CheckpointSaved { epochs, step, file, digest, bytes } = &record.event else {
         return Ok(());
     };
     sqlx::query(
-        "INSERT INTO checkpoints (run, epochs, file, digest, bytes, attempt, saved_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (run, epochs) DO UPDATE SET file = excluded.file, digest = excluded.digest,
+        "INSERT INTO checkpoints (run, epochs, step, file, digest, bytes, attempt, saved_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (run, epochs, step) DO UPDATE SET file = excluded.file, digest = excluded.digest,
             bytes = excluded.bytes, attempt = excluded.attempt, saved_ms = excluded.saved_ms
          WHERE excluded.attempt >= checkpoints.attempt",
     )
     .bind(target.run.clone())
     .bind(*epochs)
+    .bind(*step)
     .bind(file.clone())
     .bind(digest.clone())
     .bind(*bytes as i64)

@@ -30,7 +30,7 @@ mod state;
 mod statement;
 mod store;
 
-pub use attempts::{Attempt, Outcome, Progress, Report, RunningAttempt, Settlement};
+pub use attempts::{Attempt, Cancelled, Outcome, Progress, Report, RunningAttempt, Settlement};
 pub use clock::now_ms;
 pub use compare::{Key, Metric, Pivot, Summary, UnknownName, pivot};
 pub use error::{Candidate, Error, Result};

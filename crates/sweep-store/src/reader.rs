@@ -68,7 +68,7 @@ impl Reader {
     pub async fn run_states(&self, sweep: SweepId) -> Result<Vec<RunState>> {
         sqlx::query_as(
             "SELECT r.id, s.position, r.state, r.attempts, r.transient_failures, r.depends_on, r.failure_class,
-                    r.failure_message
+                    r.failure_message, r.micro_batch_limit
              FROM sweep_runs s JOIN runs r ON r.id = s.run
              WHERE s.sweep = ? ORDER BY s.position",
         )
@@ -82,7 +82,7 @@ impl Reader {
     pub async fn states_of(&self, runs: &[RunId]) -> Result<Vec<RunState>> {
         sqlx::query_as(
             "SELECT r.id, s.key AS position, r.state, r.attempts, r.transient_failures, r.depends_on,
-                    r.failure_class, r.failure_message
+                    r.failure_class, r.failure_message, r.micro_batch_limit
              FROM json_each(?) s JOIN runs r ON r.id = s.value
              ORDER BY s.key",
         )
@@ -116,6 +116,28 @@ impl Reader {
         text.map(parse).transpose().map_err(|source| Error::Spec { run, source })
     }
 
+    /// Returns every stored run that is in one of `states`, of all sweeps, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for a specification that this program does not understand.
+    pub async fn specs_of(&self, states: &[State]) -> Result<Vec<(RunId, State, RunSpec)>> {
+        let labels: Vec<&str> = states.iter().map(|state| state.label()).collect();
+        let rows: Vec<(RunId, State, String)> = sqlx::query(
+            "SELECT r.id, r.state, s.spec FROM runs r JOIN specs s ON s.run = r.id
+             WHERE r.state IN (SELECT value FROM json_each(?)) ORDER BY r.id",
+        )
+        .bind(json!(labels).to_string())
+        .try_map(|row: SqliteRow| Ok((row::run_id(&row, "id")?, row.try_get("state")?, row.try_get("spec")?)))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(self.failed("read the specifications of runs"))?;
+        let parse = |(run, state, text): (RunId, State, String)| match serde_json::from_str(&text) {
+            Ok(spec) => Ok((run, state, spec)),
+            Err(source) => Err(Error::Spec { run, source }),
+        };
+        rows.into_iter().map(parse).collect()
+    }
+
     pub(crate) const fn pool(&self) -> &SqlitePool {
         &self.pool
     }
@@ -135,6 +157,7 @@ impl FromRow<'_, SqliteRow> for RunState {
             transient_failures: row.try_get("transient_failures")?,
             depends_on: row::optional_run_id(row, "depends_on")?,
             failure: row::failure(row)?,
+            micro_batch_limit: row.try_get("micro_batch_limit")?,
         })
     }
 }
