@@ -10,6 +10,7 @@
 //! nothing, installs no signal handlers (its caller raises a [`Stop`] level instead), and does no training: it never
 //! links a tensor library.
 
+mod alive;
 mod devices;
 mod dispatcher;
 mod error;
@@ -31,6 +32,7 @@ mod update;
 mod verdict;
 mod watch;
 
+pub use alive::is_alive;
 pub use devices::{Device, DevicesError};
 pub use dispatcher::dispatch;
 pub use error::Error;

@@ -17,6 +17,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true, env = "SWEEP_HOME", default_value = "runs")]
     pub(crate) home: PathBuf,
 
+    /// The database, where it cannot lie in the home folder: on a local disk if that folder is on a network.
+    #[arg(long, global = true, env = "SWEEP_DATABASE", value_name = "FILE")]
+    pub(crate) database: Option<PathBuf>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -44,6 +48,14 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Print the log of a run's last attempt.
     Logs(LogsArgs),
+    /// Say where a run stands, why, and what happens next.
+    Explain(ExplainArgs),
+    /// Let failed or cancelled runs run again.
+    Retry(SelectArgs),
+    /// Take runs out; running ones save their work and leave.
+    Cancel(SelectArgs),
+    /// Delete checkpoints that no run needs.
+    Gc(GcArgs),
     /// Put a question to the results database in SQL (read-only).
     Query(QueryArgs),
     /// Compare runs: rows × columns, seeds folded.
@@ -151,6 +163,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) retry_failed: bool,
 
+    /// Seconds before a run that failed for a passing reason is tried again; it doubles with every failure without progress.
+    #[arg(long, value_name = "SECONDS", env = "SWEEP_RETRY_DELAY", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) retry_delay: u64,
+
     /// Worker program, for tests. Default: this program.
     #[arg(long, hide = true, env = "SWEEP_WORKER")]
     pub(crate) worker: Option<PathBuf>,
@@ -200,6 +216,38 @@ pub(crate) struct LogsArgs {
     /// The events of the attempt instead of its log.
     #[arg(long)]
     pub(crate) events: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The run: any prefix of its id that fits one run only.
+    pub(crate) run: String,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SelectArgs {
+    /// The runs: prefixes of ids that fit one run only.
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<String>,
+
+    /// All runs of this sweep, by name, that it makes sense for.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sweep: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Only say what would be deleted.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// The last checkpoints of finished runs too: their models stay, but a run with more epochs starts anew.
+    #[arg(long)]
+    pub(crate) finished: bool,
+
+    #[command(flatten)]
+    pub(crate) form: OutputArgs,
 }
 
 #[derive(Debug, Args)]

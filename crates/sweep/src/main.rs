@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<Exit> {
-    let home = Home::new(cli.home);
+    let home = Home::new(cli.home).with_database(cli.database);
     match cli.command {
         Command::Run(arguments) => commands::run::run(&home, arguments),
         Command::Fetch(arguments) => commands::fetch::run(&home, &arguments),
@@ -65,6 +65,10 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Status(arguments) => commands::status::run(&home, &arguments),
         Command::Show(arguments) => commands::show::run(&home, &arguments),
         Command::Logs(arguments) => commands::logs::run(&home, &arguments),
+        Command::Explain(arguments) => commands::explain::run(&home, &arguments),
+        Command::Retry(arguments) => commands::select::retry(&home, &arguments),
+        Command::Cancel(arguments) => commands::select::cancel(&home, &arguments),
+        Command::Gc(arguments) => commands::gc::run(&home, &arguments),
         Command::Query(arguments) => commands::query::run(&home, &arguments),
         Command::Compare(arguments) => commands::compare::run(&home, &arguments),
         Command::Evaluate(arguments) => commands::evaluate::run(&home, &arguments),

@@ -87,14 +87,7 @@ struct Node {
 
 impl Node {
     const fn new(run: RunId, phase: Phase) -> Self {
-        Self {
-            run,
-            phase,
-            depends_on: None,
-            dependents: Vec::new(),
-            held_by: None,
-            followers: Vec::new(),
-        }
+        Self { run, phase, depends_on: None, dependents: Vec::new(), held_by: None, followers: Vec::new() }
     }
 }
 
@@ -241,7 +234,10 @@ impl Queue {
 
     /// Returns whether a run keeps others from starting.
     pub(crate) fn holds_others(&self, run: RunId) -> bool {
-        self.nodes[self.position(run)].followers.iter().any(|follower| self.nodes[*follower].held_by.is_some())
+        self.nodes[self.position(run)]
+            .followers
+            .iter()
+            .any(|follower| self.nodes[*follower].held_by.is_some())
     }
 
     /// Counts what is left: runs that could still be done some day, and runs that are blocked.

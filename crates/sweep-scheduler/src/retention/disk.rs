@@ -43,7 +43,8 @@ impl Ledger<'_> {
         }
         let checkpoints = scan(&home.trajectories())?;
         let owned = bytes_by_owner(&checkpoints);
-        let needed = at_work.chain([next]).map(|run| self.outstanding(run, &owned)).sum::<Result<u64, Error>>()?;
+        let needed =
+            at_work.chain([next]).map(|run| self.outstanding(run, &owned)).sum::<Result<u64, Error>>()?;
         let stored: u64 = checkpoints.iter().map(|file| file.bytes).sum();
         let used = if disk_budget.is_some() { stored + models(&home.root().join("runs"))? } else { stored };
         let free = if needed > 0 { free_space(home.root())? } else { u64::MAX };

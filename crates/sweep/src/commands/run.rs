@@ -1,5 +1,6 @@
 //! `sweep run`: everything a sweep still needs, from wherever it was left.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,16 +9,20 @@ use anyhow::{Context as _, Result};
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::{Execution, Grid, Sweep};
-use sweep_scheduler::{Device, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch};
-use sweep_store::{State, Store, now_ms};
+use sweep_scheduler::{
+    Device, RetryPolicy, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch,
+};
+use sweep_store::{Reader, State, Store, now_ms};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::RunArgs;
 use crate::commands::compare;
+use crate::disk::{self, Forecast, Room};
 use crate::exit::{Exit, bad_input};
 use crate::hub::Unknown;
 use crate::progress::Display;
+use crate::size::Size;
 use crate::sweeps::{self, Loaded};
 use crate::{printer, support};
 
@@ -52,8 +57,9 @@ async fn carry_out(
     slots: Vec<Slot>,
 ) -> Result<Exit> {
     let Registration { sweep, grid, text } = registration;
-    let store = Store::open(home.database()).await?;
     let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
+    check_room(home, &runs, slots.len(), &sweep.execution).await?;
+    let store = Store::open(home.database()).await?;
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
     if arguments.retry_failed {
         reset_failed(&store, &grid).await?;
@@ -69,10 +75,21 @@ async fn carry_out(
         runs.len() - open.len(),
         home.root().display()
     ));
+    let execution = &sweep.execution;
     let settings = Settings {
         grace: Duration::from_secs(arguments.grace),
+        retry: RetryPolicy {
+            first_delay: Duration::from_secs(arguments.retry_delay),
+            ..RetryPolicy::default()
+        },
         max_failures: arguments.max_fail.map(|count| count as usize),
         stop_if_all_fail: !arguments.no_early_stop,
+        timeout: execution.timeout,
+        stall: execution.stall,
+        checkpoint_every: Some(execution.checkpoint_every),
+        keep_checkpoints: execution.keep_checkpoints,
+        disk_budget: execution.disk_budget,
+        disk_need: open.iter().map(|(run, spec)| (*run, Size::of(spec).running())).collect(),
         ..Settings::new(home.clone(), WorkerCommand { program: worker, arguments: Vec::new() }, slots)
     };
     let stop = stop_on_signals()?;
@@ -94,6 +111,27 @@ async fn carry_out(
     }
     printer::note(&in_words(&summary));
     Ok(exit(&summary))
+}
+
+/// Refuses a grid that cannot fit the disk, before anything is written.
+async fn check_room(
+    home: &Home,
+    runs: &[(RunId, &RunSpec)],
+    slots: usize,
+    execution: &Execution,
+) -> Result<()> {
+    // Without a database of this version every run is taken to be left.
+    let done: HashSet<RunId> = match Reader::open(home.database()).await {
+        Ok(reader) => {
+            let ids: Vec<RunId> = runs.iter().map(|(run, _)| *run).collect();
+            let states = reader.states_of(&ids).await?;
+            states.into_iter().filter(|state| state.state.is_final()).map(|state| state.id).collect()
+        }
+        Err(_) => HashSet::new(),
+    };
+    let open: Vec<_> = runs.iter().filter(|(run, _)| !done.contains(run)).copied().collect();
+    let forecast = Forecast::of(&open, slots, execution.keep_checkpoints);
+    Room::of(home, execution.disk_budget, disk::used(home)).check(forecast)
 }
 
 /// Returns the slots of the command line, else those of the sweep file, else one on all cores.
