@@ -78,7 +78,9 @@ impl ImageFile {
             return Ok(images);
         }
         let source = open_source()?;
-        write(&path, key, size, source.as_ref(), progress)?;
+        // The lock is still held: what is removed here is no other builder's.
+        write(&path, key, size, source.as_ref(), progress)
+            .inspect_err(|_| drop(fs::remove_file(path.with_extension("partial"))))?;
         drop(lock);
         Self::open(&path, key, size)?.map_err(|reason| Error::CacheDamaged { path, reason })
     }

@@ -442,4 +442,8 @@ pub(crate) struct WorkerArgs {
     /// Device.
     #[arg(long)]
     pub(crate) device: String,
+
+    /// Seconds after which a checkpoint is written within an epoch.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+    pub(crate) checkpoint_every: u64,
 }
