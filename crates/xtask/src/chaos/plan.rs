@@ -11,7 +11,7 @@ use sweep_core::random::{Purpose, Stream};
 /// Most workers that are struck in a session before its scheduler is let alone.
 const MOST_BLOWS: usize = 4;
 /// Most event lines that a blow waits for: a worker writes some 30 in all.
-const MOST_LINES: u64 = 24;
+const MOST_LINES: u64 = 60;
 /// Longest wait after the last of these lines, in milliseconds: as long as it takes to write a checkpoint.
 const MOST_AFTER: u64 = 20;
 /// Part of the sessions on a small disk that are stopped by filling it.
@@ -133,7 +133,7 @@ fn moment(dice: &mut Stream) -> Moment {
 }
 
 fn harms(dice: &mut Stream) -> Vec<Harm> {
-    let count = dice.below(3);
+    let count = [0, 0, 1, 2][dice.below(4) as usize];
     let kinds = [HarmKind::CutEvents, HarmKind::FlipCheckpoint, HarmKind::CutCheckpoint];
     (0..count)
         .map(|_| Harm { kind: kinds[dice.below(3) as usize], pick: dice.bits(), place: dice.uniform() })

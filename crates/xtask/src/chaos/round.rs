@@ -9,7 +9,7 @@ use anyhow::Result;
 use sweep_core::home::Home;
 use sweep_core::spec::RunId;
 
-use crate::chaos::damage::Vandal;
+use crate::chaos::damage::harm;
 use crate::chaos::disk::SmallDisk;
 use crate::chaos::journal::Journal;
 use crate::chaos::ledger::{Cause, Ledger};
@@ -17,6 +17,7 @@ use crate::chaos::outcome::Outcome;
 use crate::chaos::plan::{Blow, Moment, Ordeal, Plan, Target};
 use crate::chaos::report::Tally;
 use crate::chaos::session::{End, Session, Start, Waited, wait_for_orphans};
+use crate::chaos::traces::Attempt;
 use crate::chaos::verify;
 use crate::program::{Program, text};
 
@@ -47,7 +48,6 @@ pub(crate) struct Round<'a> {
     outputs: PathBuf,
     disk: Option<&'a SmallDisk>,
     ledger: Ledger,
-    vandal: Vandal,
     tally: &'a mut Tally,
     journal: &'a mut Journal,
     sessions: u64,
@@ -69,8 +69,8 @@ impl<'a> Round<'a> {
         let outputs = folder.join("output");
         fs::create_dir_all(&outputs)?;
         let home = Home::new(disk.map_or(folder, |(_, root)| root).join("home"));
-        let (disk, ledger, vandal) = (disk.map(|(disk, _)| disk), Ledger::default(), Vandal::default());
-        Ok(Self { setting, number, home, outputs, disk, ledger, vandal, tally, journal, sessions: 0 })
+        let (disk, ledger) = (disk.map(|(disk, _)| disk), Ledger::default());
+        Ok(Self { setting, number, home, outputs, disk, ledger, tally, journal, sessions: 0 })
     }
 
     /// Kills until the grid is complete or enough was killed, completes the grid, and checks everything.
@@ -126,8 +126,10 @@ impl<'a> Round<'a> {
         self.sessions += 1;
         self.tally.sessions += 1;
         let output = self.outputs.join(format!("session-{:03}.txt", self.sessions));
-        self.journal
-            .note(&format!("round {} session {}: starts, {failed} runs failed", self.number, self.sessions));
+        self.journal.note(&format!(
+            "round {} session {}: starts, {failed} runs have failed",
+            self.number, self.sessions
+        ));
         Session::start(&Start {
             program: self.setting.program,
             home: &self.home,
@@ -147,7 +149,7 @@ impl<'a> Round<'a> {
                 return Ok(session.judge(status, None));
             }
             let hit = session.strike(*blow)?;
-            self.journal.note(&format!("  {:?} {}: {hit:?}", blow.force, blow.target));
+            self.journal.note(&format!("  {:?} {}: {}", blow.force, blow.target, listed(&hit)));
             if blow.target == Target::Worker {
                 self.count(*blow, !hit.is_empty());
             }
@@ -180,7 +182,7 @@ impl<'a> Round<'a> {
             return Ok(session.judge(status, None));
         }
         let (status, hit) = session.fill_disk(disk)?;
-        self.journal.note(&format!("  disk full: {status}, {hit:?}"));
+        self.journal.note(&format!("  disk full: {status}, {}", listed(&hit)));
         self.tally.filled += 1;
         hit.into_iter().for_each(|attempt| self.ledger.hit(attempt, Cause::FullDisk));
         Ok(session.judge_full_disk(status))
@@ -192,14 +194,13 @@ impl<'a> Round<'a> {
             return Ok(());
         }
         wait_for_orphans(&self.home)?;
-        for harm in &plan.harms {
-            let all = self.setting.expected.runs();
-            let done =
-                if harm.pick.is_multiple_of(ANY_RUN) { BTreeSet::new() } else { self.runs("succeeded") };
-            let runs = all.difference(&done).copied().collect();
-            if let Some(done) = self.vandal.harm(&self.home, &runs, *harm, &mut self.ledger)? {
-                self.journal.note(&format!("  {}: {done}", harm.kind));
-                self.tally.count_harm(harm.kind);
+        for planned in &plan.harms {
+            let any = planned.pick.is_multiple_of(ANY_RUN);
+            let spared = if any { BTreeSet::new() } else { self.runs("succeeded") };
+            let runs = self.setting.expected.runs().difference(&spared).copied().collect();
+            if let Some(done) = harm(&self.home, &runs, *planned, &mut self.ledger)? {
+                self.journal.note(&format!("  {}: {done}", planned.kind));
+                self.tally.count_harm(planned.kind);
             }
         }
         Ok(())
@@ -224,4 +225,8 @@ impl<'a> Round<'a> {
             }
         }
     }
+}
+
+fn listed(attempts: &BTreeSet<Attempt>) -> String {
+    attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

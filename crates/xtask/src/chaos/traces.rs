@@ -1,6 +1,7 @@
 //! What a home folder shows from outside, whatever the program says about it: attempts, event files, checkpoints.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use sweep_core::home::Home;
 use sweep_core::spec::RunId;
 
@@ -82,22 +84,32 @@ fn read_from(path: &Path, start: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Epochs that the attempts at one run say that they have trained.
+/// What the attempts at one run say that they have done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Trained {
-    /// How often one was trained.
+pub(crate) struct Story {
+    /// How often an epoch was trained.
     pub(crate) times: usize,
-    /// Which ones, from 0.
+    /// Which epochs were trained, from 0.
     pub(crate) epochs: BTreeSet<u64>,
+    /// Completed epochs and digest of each checkpoint, by the name of its file. One that was written again counts as it
+    /// came out last.
+    pub(crate) checkpoints: HashMap<String, (u64, String)>,
 }
 
-impl Trained {
+impl Story {
     /// Returns how many epochs were trained again.
     pub(crate) fn repeated(&self) -> usize {
         self.times - self.epochs.len()
     }
 
-    /// Adds the epochs of an event file. Torn lines say nothing, and an epoch taken over from another run was not trained.
+    /// Returns how many of the epochs that were trained will be trained again, if the run goes on from the last of these
+    /// checkpoints.
+    pub(crate) fn at_stake(&self, good: &[GoodCheckpoint]) -> usize {
+        let resumed_from = good.last().map_or(0, |last| last.epochs);
+        self.epochs.range(resumed_from..).count()
+    }
+
+    /// Adds an event file. Torn lines say nothing, and an epoch taken over from another run was not trained.
     fn add(&mut self, events: &[u8]) {
         for line in events.split(|byte| *byte == b'\n') {
             let Ok(record) = serde_json::from_slice::<Value>(line) else { continue };
@@ -106,31 +118,71 @@ impl Trained {
                 self.times += 1;
                 self.epochs.extend(event["epoch"].as_u64());
             }
+            if event["kind"] == "checkpoint_saved" {
+                self.checkpoints.extend(reported(event));
+            }
         }
     }
 }
 
-/// Returns what the attempts at each run have trained, by the event files as they are now.
-pub(crate) fn trained(home: &Home) -> io::Result<BTreeMap<RunId, Trained>> {
-    let mut trained: BTreeMap<RunId, Trained> = BTreeMap::new();
+fn reported(event: &Value) -> Option<(String, (u64, String))> {
+    let name = event["file"].as_str()?.rsplit('/').next()?;
+    Some((name.to_owned(), (event["epochs"].as_u64()?, event["digest"].as_str()?.to_owned())))
+}
+
+/// Returns what the attempts at each run say, by the event files as they are now.
+pub(crate) fn stories(home: &Home) -> io::Result<BTreeMap<RunId, Story>> {
+    let mut stories: BTreeMap<RunId, Story> = BTreeMap::new();
     for (attempt, path) in event_files(home) {
-        trained.entry(attempt.run).or_default().add(&fs::read(path)?);
+        stories.entry(attempt.run).or_default().add(&fs::read(path)?);
     }
-    Ok(trained)
+    Ok(stories)
+}
+
+/// A checkpoint that was reported and has the bytes that it had then.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GoodCheckpoint {
+    /// Completed epochs.
+    pub(crate) epochs: u64,
+    written: SystemTime,
+    pub(crate) path: PathBuf,
+}
+
+/// Returns the good ones among the checkpoints of each run, the one that it would go on from last.
+pub(crate) fn good_checkpoints(
+    home: &Home,
+    stories: &BTreeMap<RunId, Story>,
+) -> io::Result<BTreeMap<RunId, Vec<GoodCheckpoint>>> {
+    let mut good: BTreeMap<RunId, Vec<GoodCheckpoint>> = BTreeMap::new();
+    for Checkpoint { run, path, written } in checkpoints(home) {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let Some((epochs, digest)) = stories.get(&run).and_then(|story| story.checkpoints.get(name)) else {
+            continue;
+        };
+        if digest_of(&fs::read(&path)?) == *digest {
+            good.entry(run).or_default().push(GoodCheckpoint { epochs: *epochs, written, path });
+        }
+    }
+    good.values_mut().for_each(|good| good.sort());
+    Ok(good)
+}
+
+/// Returns SHA-256 in hexadecimal digits, as events give it.
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A checkpoint file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Checkpoint {
+struct Checkpoint {
     /// The run whose worker wrote it.
-    pub(crate) run: RunId,
-    pub(crate) path: PathBuf,
-    pub(crate) written: SystemTime,
+    run: RunId,
+    path: PathBuf,
+    written: SystemTime,
 }
 
-/// Returns the checkpoints that are there, oldest first: those of all runs in `trajectories`, and those in folders of the
+/// Returns the checkpoints that are there, in no order: those of all runs in `trajectories`, and those in folders of the
 /// runs' own.
-pub(crate) fn checkpoints(home: &Home) -> Vec<Checkpoint> {
+fn checkpoints(home: &Home) -> Vec<Checkpoint> {
     let mut found = Vec::new();
     for (name, path) in entries(&home.root().join("trajectories")) {
         found.extend(writer(&name).and_then(|run| checkpoint(run, path)));
@@ -141,7 +193,6 @@ pub(crate) fn checkpoints(home: &Home) -> Vec<Checkpoint> {
         let files = files.filter(|(name, _)| name.ends_with(".safetensors"));
         found.extend(files.filter_map(|(_, path)| checkpoint(run, path)));
     }
-    found.sort_by(|one, other| (one.written, &one.path).cmp(&(other.written, &other.path)));
     found
 }
 
@@ -179,14 +230,45 @@ mod tests {
         format!("{{\"sequence\":0,\"event\":{{\"kind\":\"epoch_finished\",\"epoch\":{epoch}{more}}}}}\n")
     }
 
+    fn saved(epochs: u32, file: &str, bytes: &str) -> String {
+        let digest = digest_of(bytes.as_bytes());
+        let event =
+            serde_json::json!({"kind": "checkpoint_saved", "epochs": epochs, "file": file, "digest": digest});
+        format!("{}\n", serde_json::json!({"sequence": 1, "event": event}))
+    }
+
     #[test]
     fn epochs_count_once_an_event_unless_they_were_taken_over() {
-        let mut trained = Trained::default();
-        trained.add(epoch(0, ",\"trained_by\":\"other\"").as_bytes());
-        trained.add([epoch(0, ""), epoch(1, ",\"trained_by\":null")].concat().as_bytes());
-        trained.add([&epoch(1, ""), "{\"sequence\":9,\"event\":{\"kind\":\"epoch_fin"].concat().as_bytes());
-        assert_eq!(trained, Trained { times: 3, epochs: [0, 1].into() });
-        assert_eq!(trained.repeated(), 1);
+        let mut story = Story::default();
+        story.add(epoch(0, ",\"trained_by\":\"other\"").as_bytes());
+        story.add([epoch(0, ""), epoch(1, ",\"trained_by\":null")].concat().as_bytes());
+        story.add([&epoch(1, ""), "{\"sequence\":9,\"event\":{\"kind\":\"epoch_fin"].concat().as_bytes());
+        assert_eq!(story, Story { times: 3, epochs: [0, 1].into(), ..Story::default() });
+        assert_eq!(story.repeated(), 1);
+    }
+
+    #[test]
+    fn at_stake_is_what_comes_after_the_last_reported_checkpoint_with_the_reported_bytes() {
+        let workspace = Workspace::new();
+        let (home, run) = (workspace.layout(), id_of(0));
+        let events: String = (0..4).map(|number| epoch(number, "")).collect();
+        let reports =
+            saved(1, "checkpoints/a.safetensors", "one") + &saved(3, "checkpoints/b.safetensors", "three");
+        write(&home.events(run, 1), &(events + &reports));
+        let at_stake = || {
+            let stories = stories(&home).unwrap();
+            let good = good_checkpoints(&home, &stories).unwrap();
+            stories[&run].at_stake(good.get(&run).map_or(&[], Vec::as_slice))
+        };
+        let file = |name: &str| home.run(run).join("checkpoints").join(name);
+        assert_eq!(at_stake(), 4);
+        write(&file("a.safetensors"), "one");
+        write(&file("unreported.safetensors"), "four");
+        assert_eq!(at_stake(), 3);
+        write(&file("b.safetensors"), "three");
+        assert_eq!(at_stake(), 1);
+        write(&file("b.safetensors"), "tree");
+        assert_eq!(at_stake(), 3);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sweep_core::spec::RunId;
 
 use crate::chaos::ledger::Ledger;
 use crate::chaos::outcome::Outcome;
-use crate::chaos::traces::{Attempt, Trained, trained};
+use crate::chaos::traces::{Attempt, Story, stories};
 use crate::program::{Program, Row, integer, text};
 
 /// What a complete round shows.
@@ -30,7 +30,7 @@ pub(crate) fn round(program: &Program, home: &Home, expected: &Outcome, ledger: 
     findings.faults.extend(Outcome::read(program, home)?.differences(expected));
     findings.faults.extend(states(program, home, expected)?);
     attempts(program, home, ledger, &mut findings)?;
-    epochs(&trained(home)?, ledger, &mut findings);
+    epochs(&stories(home)?, ledger, &mut findings);
     let (verdict, detail) = program.database_verdict(home.root())?;
     if verdict != "fine" {
         findings.faults.push(format!("the doctor on the database: {verdict}, {detail}"));
@@ -81,10 +81,10 @@ fn attempt_fault(row: &Row, ledger: &Ledger) -> Option<String> {
     }
 }
 
-fn epochs(trained: &BTreeMap<RunId, Trained>, ledger: &Ledger, findings: &mut Findings) {
-    for (run, trained) in trained {
-        let (repeated, allowed) = (trained.repeated(), ledger.allowance(*run));
-        findings.trained += trained.times;
+fn epochs(stories: &BTreeMap<RunId, Story>, ledger: &Ledger, findings: &mut Findings) {
+    for (run, story) in stories {
+        let (repeated, allowed) = (story.repeated(), ledger.allowance(*run));
+        findings.trained += story.times;
         findings.repeated += repeated;
         findings.allowed += allowed;
         if repeated > allowed {
@@ -136,8 +136,8 @@ mod tests {
         ledger.hit(attempt(1), Cause::Killed);
         for (times, fault) in [(3, false), (4, false), (5, true)] {
             let mut findings = Findings::default();
-            let trained = BTreeMap::from([(id_of(0), Trained { times, epochs: [0, 1, 2].into() })]);
-            epochs(&trained, &ledger, &mut findings);
+            let story = Story { times, epochs: [0, 1, 2].into(), ..Story::default() };
+            epochs(&BTreeMap::from([(id_of(0), story)]), &ledger, &mut findings);
             assert_eq!(!findings.faults.is_empty(), fault, "{times}");
         }
     }
