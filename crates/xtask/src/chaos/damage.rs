@@ -157,7 +157,7 @@ mod tests {
             // The last report is gone, so that the checkpoint before it counts.
             (0.95, 5, 1),
             // The reports of both checkpoints that are there are gone.
-            (0.5, 2, 2),
+            (0.5, 3, 3),
         ] {
             let workspace = Workspace::new();
             let (home, mut ledger) = (workspace.layout(), Ledger::default());
