@@ -15,13 +15,14 @@ pub struct OomKills {
 }
 
 impl OomKills {
-    /// Returns the count of this process's own control group (`memory.events` of cgroup v2), and where there is none that of
-    /// the whole machine (`/proc/vmstat`).
+    /// Returns the count of this process's own control group (`memory.events` of cgroup v2, `memory.oom_control` of v1). Only
+    /// where there is none it is that of the whole machine (`/proc/vmstat`), which other programs raise as well: a worker
+    /// that somebody kills just then would be taken for one that was too large.
     pub fn of_this_system() -> Self {
-        let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let own = own_group(&group).map(|path| Path::new("/sys/fs/cgroup").join(path).join("memory.events"));
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let counts = |file: &PathBuf| Self::at(file).count().is_some();
-        Self { file: own.filter(counts).unwrap_or_else(|| PathBuf::from("/proc/vmstat")) }
+        let own = own_groups(&groups).into_iter().find(counts);
+        Self { file: own.unwrap_or_else(|| PathBuf::from("/proc/vmstat")) }
     }
 
     /// Returns the count in a file with a line `oom_kill <number>`.
@@ -35,10 +36,25 @@ impl OomKills {
     }
 }
 
-/// Returns the path of a process's control group below the mount of cgroup v2, from its `/proc/<pid>/cgroup`: the line with
-/// an empty list of controllers.
-fn own_group(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::/"))
+/// Returns the files that may count for a process's own control group, the best first, from its `/proc/<pid>/cgroup`: a line
+/// `0::/path` for version 2, `<number>:<controllers>:/path` for version 1. In a container the path can be that of the host,
+/// while the mount shows the container's own group.
+fn own_groups(text: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (mounts, file): (&[&str], _) = match controllers {
+            "" => (&["", "unified"], "memory.events"),
+            _ if controllers.split(',').any(|name| name == "memory") => (&["memory"], "memory.oom_control"),
+            _ => continue,
+        };
+        for mount in mounts {
+            let mount = Path::new("/sys/fs/cgroup").join(mount);
+            files.extend([mount.join(path.trim_start_matches('/')).join(file), mount.join(file)]);
+        }
+    }
+    files
 }
 
 fn counted(text: &str) -> Option<u64> {
@@ -61,10 +77,16 @@ mod tests {
     }
 
     #[test]
-    fn the_own_group_is_that_of_version_two() {
-        assert_eq!(own_group("0::/user.slice/a.scope\n"), Some("user.slice/a.scope"));
-        assert_eq!(own_group("5:memory:/legacy\n0::/\n"), Some(""));
-        assert_eq!(own_group("5:memory:/legacy\n"), None);
+    fn the_own_group_comes_before_that_of_its_container() {
+        let paths = |text: &str| -> Vec<String> {
+            own_groups(text).iter().map(|path| path.display().to_string()).collect()
+        };
+        let second = "/sys/fs/cgroup/user.slice/a.scope/memory.events";
+        assert_eq!(paths("0::/user.slice/a.scope\n")[..2], [second, "/sys/fs/cgroup/memory.events"]);
+        let first =
+            ["/sys/fs/cgroup/memory/legacy/memory.oom_control", "/sys/fs/cgroup/memory/memory.oom_control"];
+        assert_eq!(paths("6:cpu,cpuacct:/x\n5:memory:/legacy\n"), first);
+        assert!(paths("nonsense\n7:memories:/x\n").is_empty());
     }
 
     #[test]

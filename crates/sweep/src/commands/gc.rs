@@ -17,10 +17,10 @@ pub(crate) fn run(home: &Home, arguments: &GcArgs) -> Result<Exit> {
         let reader = sweeps::open(home).await?;
         Ok(collect(&reader, home, keep, arguments.dry_run).await?)
     })?;
-    let mut rows = Rows::new(&["file", "bytes", "why"]);
+    let mut rows = Rows::new(&["bytes", "why", "file"]);
     for doomed in &collected.removed {
         let name = doomed.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        rows.push(vec![name.into(), doomed.bytes.into(), why(doomed.why).into()]);
+        rows.push(vec![doomed.bytes.into(), why(doomed.why).into(), name.into()]);
     }
     printer::rows(&rows, arguments.form.format)?;
     let (removed, kept) = (collected.removed_size(), collected.kept);
