@@ -190,3 +190,6 @@ fn bytes_by_owner(files: &[StoredFile]) -> HashMap<RunId, u64> {
     }
     owned
 }
+
+#[cfg(test)]
+mod tests;
