@@ -103,12 +103,7 @@ fn a_succeeded_run_keeps_its_last_whole_file_only() {
     let known = Known { succeeded: ends.into(), ..known(&files) };
     let superseded = [(0, Why::Unneeded), (2, Why::Unneeded)];
     assert_eq!(gone(&files, &known, KeepCheckpoints::Last), superseded);
-    let all = [
-        (0, Why::Unneeded),
-        (1, Why::LastOfSucceeded),
-        (2, Why::Unneeded),
-        (3, Why::LastOfSucceeded),
-    ];
+    let all = [(0, Why::Unneeded), (1, Why::LastOfSucceeded), (2, Why::Unneeded), (3, Why::LastOfSucceeded)];
     assert_eq!(gone(&files, &known, KeepCheckpoints::None), all);
 }
 
@@ -171,8 +166,8 @@ proptest! {
             .collect();
         let path_of = |run: usize| trajectory(run % 3, common[run]);
         let mut known = known(&files);
-        for run in 0..RUNS {
-            match states[run] {
+        for (run, state) in states.into_iter().enumerate() {
+            match state {
                 0 => drop(known.running.insert(id(run), 1)),
                 1 => drop(known.succeeded.insert(id(run), Some(path_of(run)))),
                 2 => known.unfinished.push(unfinished(run, path_of(run))),

@@ -161,7 +161,11 @@ async fn killed_around_the_common_beginning_of_a_family() {
             was_there && !beginning.exists()
         };
         let scheduler = start(FAMILY, fixture.workspace.home());
-        if moment == "collected" { kill_at(scheduler, collected) } else { kill_at(scheduler, || path.exists()) }
+        if moment == "collected" {
+            kill_at(scheduler, collected);
+        } else {
+            kill_at(scheduler, || path.exists());
+        }
         get_done(&fixture).await;
         assert!(!beginning.exists(), "{moment}: a checkpoint that nobody needs is left");
     }

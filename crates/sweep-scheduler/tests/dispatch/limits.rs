@@ -196,10 +196,15 @@ async fn a_full_disk_stops_the_sweep_and_blames_no_run() {
             panic!("{:?}", session.summary)
         };
         assert!(message.contains(words), "{message}");
-        assert_eq!((session.summary.succeeded, session.summary.interrupted, session.summary.pending), (1, 1, 1));
+        assert_eq!(
+            (session.summary.succeeded, session.summary.interrupted, session.summary.pending),
+            (1, 1, 1)
+        );
         assert_eq!(fixture.attempts(1).await[0].exit_code, Some(74));
         let verdict = verdict(&fixture, 1, 1).unwrap();
-        assert!(matches!(verdict.outcome, verdict::Outcome::Interrupted { cause: Some(cause) } if cause.class == FailureClass::DiskFull));
+        assert!(
+            matches!(verdict.outcome, verdict::Outcome::Interrupted { cause: Some(cause) } if cause.class == FailureClass::DiskFull)
+        );
         assert_eq!(fixture.session(&fixture.settings("cpu")).await.summary.succeeded, 2);
         fixture.assert_complete().await;
     }
@@ -220,10 +225,8 @@ async fn a_run_that_does_not_fit_the_budget_is_not_started() {
 #[tokio::test]
 async fn room_is_made_from_what_succeeded_runs_have_left() {
     let fixture = Fixture::new(2).await;
-    fixture.script(
-        0,
-        &Script::always([Action::Start, Action::CheckpointSaved { epochs: 3 }, Action::Succeed]),
-    );
+    fixture
+        .script(0, &Script::always([Action::Start, Action::CheckpointSaved { epochs: 3 }, Action::Succeed]));
     let need = [(fixture.id(1), 1000)].into();
     let settings = Settings { disk_budget: Some(1000), disk_need: need, ..fixture.settings("cpu") };
     let session = fixture.session(&settings).await;
