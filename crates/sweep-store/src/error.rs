@@ -151,6 +151,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Returns whether the database could not be written because its disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        let Self::Database { source, .. } = self else { return false };
+        let code = source.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+        // SQLITE_FULL; and where the shared memory beside the file cannot grow, SQLITE_IOERR_SHMSIZE.
+        code.is_some_and(|code| code & 0xff == 13 || code == 4874)
+    }
+}
+
 /// A run as error messages list it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {

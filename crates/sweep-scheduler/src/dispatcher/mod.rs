@@ -73,8 +73,12 @@ pub async fn dispatch(
     let mut dispatcher = Dispatcher::new(settler, runs, families, settings, stop, observe);
     dispatcher.enter(&states, &unmet);
     dispatcher.recall_beginnings().await?;
-    dispatcher.work().await?;
-    dispatcher.tidy_at_the_end().await?;
+    match dispatcher.work().await {
+        Ok(()) => dispatcher.tidy().await?,
+        // Not even the database can be written. Nothing is lost: the next session settles from the event files.
+        Err(Error::Store(error)) if error.is_disk_full() => dispatcher.leave_everything(&error).await,
+        Err(error) => return Err(error),
+    }
     Ok(dispatcher.summary())
 }
 
@@ -411,6 +415,8 @@ impl<'a> Dispatcher<'a> {
             blocked: left.blocked,
             pending: left.pending,
             elsewhere: self.elsewhere.len(),
+            // Some are left only where they could not be settled.
+            interrupted: self.tally.interrupted + self.active.len(),
             ..self.tally.clone()
         };
         Summary { total: self.specs.len(), ..tally }

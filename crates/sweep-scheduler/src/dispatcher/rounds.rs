@@ -1,11 +1,12 @@
 //! What the dispatcher looks at from time to time: attempts in other hands, requests of the user, the disk.
 
 use sweep_core::spec::RunId;
-use tokio::time::{Duration, Instant};
+use tokio::time::{self, Duration, Instant};
 
-use super::{Dispatcher, Elsewhere};
+use super::{Active, Dispatcher, Elsewhere};
+use crate::alive::is_alive;
 use crate::error::Error;
-use crate::retention::{Collected, Ledger, Room, collect, reclaim};
+use crate::retention::{Collected, Room, collect, reclaim, room};
 use crate::settle::Finding;
 use crate::update::{Halt, Update};
 
@@ -87,8 +88,22 @@ impl Dispatcher<'_> {
         Ok(false)
     }
 
+    /// Ends a session that cannot write its database any more: lets go of the workers, which save what they can and leave,
+    /// and waits for that as long as the grace allows.
+    pub(super) async fn leave_everything(&mut self, error: &sweep_store::Error) {
+        self.halt(Halt::DiskFilled { message: error.to_string() });
+        self.supervisors.shutdown().await;
+        let patience = Instant::now().checked_add(self.settings.grace);
+        let lives = |(run, active): (&RunId, &Active)| {
+            is_alive(&self.settings.home, *run, active.attempt).unwrap_or(false)
+        };
+        while self.active.iter().any(lives) && patience.is_none_or(|end| Instant::now() < end) {
+            time::sleep(self.settings.poll).await;
+        }
+    }
+
     fn look_at_disk(&self, run: RunId) -> Result<Room, Error> {
-        Ledger { settings: self.settings }.room(run, self.active.keys().copied())
+        room(self.settings, run, self.active.keys().copied())
     }
 
     /// Clears up after runs that led or followed others.
@@ -99,15 +114,8 @@ impl Dispatcher<'_> {
         Ok(())
     }
 
-    /// Clears up once more if this session has done anything.
-    pub(super) async fn tidy_at_the_end(&mut self) -> Result<(), Error> {
-        if self.untidy || self.tally.attempts > 0 {
-            self.tidy().await?;
-        }
-        Ok(())
-    }
-
-    async fn tidy(&mut self) -> Result<(), Error> {
+    /// Clears up. Also at the end of a session that had nothing to do: the one before may have been killed just before this.
+    pub(super) async fn tidy(&mut self) -> Result<(), Error> {
         let (home, keep) = (&self.settings.home, self.settings.keep_checkpoints);
         report(&collect(self.settler.store.reader(), home, keep, false).await?);
         self.untidy = false;

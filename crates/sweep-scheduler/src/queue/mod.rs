@@ -287,8 +287,8 @@ impl Queue {
             }
         }
         // Only now, since a follower may be among the blocked itself.
-        for position in before..blocked.len() {
-            self.let_go(self.position(blocked[position].run));
+        for Blocked { run, .. } in &blocked[before..] {
+            self.let_go(self.position(*run));
         }
     }
 
