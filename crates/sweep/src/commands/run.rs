@@ -10,7 +10,7 @@ use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::{Execution, Grid, Sweep};
 use sweep_scheduler::{
-    Device, RetryPolicy, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch,
+    Device, Halt, RetryPolicy, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch,
 };
 use sweep_store::{Reader, State, Store, now_ms};
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,7 +58,8 @@ async fn carry_out(
 ) -> Result<Exit> {
     let Registration { sweep, grid, text } = registration;
     let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
-    check_room(home, &runs, slots.len(), &sweep.execution).await?;
+    let slots_count = slots.len();
+    check_room(home, &runs, slots_count, &sweep.execution).await?;
     let store = Store::open(home.database()).await?;
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
     if arguments.retry_failed {
@@ -95,6 +96,16 @@ async fn carry_out(
     let stop = stop_on_signals()?;
     let summary = dispatch(&store, &runs, &settings, stop, &mut |update| display.update(update)).await?;
     display.finish();
+    if matches!(summary.halted, Some(Halt::DiskFull { .. } | Halt::DiskFilled { .. })) {
+        let left = still_open(store.reader(), &runs).await?;
+        let forecast = Forecast::of(&left, slots_count, sweep.execution.keep_checkpoints);
+        let room = Room::of(home, sweep.execution.disk_budget, disk::used(home));
+        printer::note(&format!(
+            "the runs that are left need: {}; {}",
+            forecast.in_words(),
+            room.judge(forecast).0
+        ));
+    }
     let table = compare::of_sweep(store.reader(), registered.sweep).await?;
     let failed_gates = store.reader().failed_gates(registered.sweep).await?;
     store.close().await?;
@@ -120,18 +131,22 @@ async fn check_room(
     slots: usize,
     execution: &Execution,
 ) -> Result<()> {
-    // Without a database of this version every run is taken to be left.
-    let done: HashSet<RunId> = match Reader::open(home.database()).await {
-        Ok(reader) => {
-            let ids: Vec<RunId> = runs.iter().map(|(run, _)| *run).collect();
-            let states = reader.states_of(&ids).await?;
-            states.into_iter().filter(|state| state.state.is_final()).map(|state| state.id).collect()
-        }
-        Err(_) => HashSet::new(),
+    let open = match Reader::open(home.database()).await {
+        Ok(reader) => still_open(&reader, runs).await?,
+        // Without a database of this version every run is taken to be left.
+        Err(_) => runs.to_vec(),
     };
-    let open: Vec<_> = runs.iter().filter(|(run, _)| !done.contains(run)).copied().collect();
     let forecast = Forecast::of(&open, slots, execution.keep_checkpoints);
     Room::of(home, execution.disk_budget, disk::used(home)).check(forecast)
+}
+
+/// Returns the runs that are not over.
+async fn still_open<'a>(reader: &Reader, runs: &[(RunId, &'a RunSpec)]) -> Result<Vec<(RunId, &'a RunSpec)>> {
+    let ids: Vec<RunId> = runs.iter().map(|(run, _)| *run).collect();
+    let states = reader.states_of(&ids).await?;
+    let over: HashSet<RunId> =
+        states.into_iter().filter(|state| state.state.is_final()).map(|state| state.id).collect();
+    Ok(runs.iter().filter(|(run, _)| !over.contains(run)).copied().collect())
 }
 
 /// Returns the slots of the command line, else those of the sweep file, else one on all cores.
