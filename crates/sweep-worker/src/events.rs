@@ -62,8 +62,12 @@ impl EventLog {
     fn open(path: &Path, fence: Option<Fence>) -> Result<Self> {
         let file =
             OpenOptions::new().append(true).create_new(true).open(path).map_err(Error::io("create", path))?;
+        Ok(Self::over(file, path, fence))
+    }
+
+    fn over(file: File, path: &Path, fence: Option<Fence>) -> Self {
         let writer = Mutex::new(Writer { file, path: path.to_owned(), length: 0, next: 0 });
-        Ok(Self { shared: Arc::new(Shared { writer, place: Mutex::new(None), fence }) })
+        Self { shared: Arc::new(Shared { writer, place: Mutex::new(None), fence }) }
     }
 
     /// Appends an event in one write, so that a reader sees a whole line or an unfinished last one. A line that could not
@@ -138,4 +142,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::conclude;
+
+    /// However it ended: without a last word the exit code is all that is left to say it.
+    #[test]
+    fn an_end_that_the_full_disk_does_not_take_is_told_by_the_exit_code() {
+        let path = Path::new("/dev/full");
+        let full = || EventLog::over(OpenOptions::new().append(true).open(path).unwrap(), path, None);
+        let error = full().write(Event::Succeeded).unwrap_err();
+        assert!(matches!(error, Error::DiskFull { needed, .. } if needed > 0), "{error:?}");
+        for outcome in [Ok(()), Err(Error::Stopped { epochs: 1 }), Err(error)] {
+            assert_eq!(conclude(outcome, &full()).code(), 74);
+        }
+    }
 }

@@ -12,7 +12,7 @@ use sweep_kernels::Optimizer;
 use sweep_models::Model;
 
 use crate::average::Average;
-use crate::checkpoint::{Checkpoints, Found, Position, Probe, Shape, State};
+use crate::checkpoint::{Checkpoints, EpochRecord, Found, Position, Probe, Shape, State};
 use crate::events::EventLog;
 use crate::files::remove_leftovers;
 use crate::history::History;
@@ -186,7 +186,7 @@ impl<'a> Session<'a> {
 
     /// Returns the clean validation accuracies of the completed epochs, from 0 on.
     pub(crate) fn accuracies(&self) -> Vec<f64> {
-        self.position.epochs().iter().map(|record| record.clean_accuracy()).collect()
+        self.position.epochs().iter().map(EpochRecord::clean_accuracy).collect()
     }
 
     /// Returns whether a test point is measured already with the model of digest `model`.

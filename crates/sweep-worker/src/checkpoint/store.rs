@@ -16,7 +16,7 @@ use super::position::Position;
 use super::record::Probe;
 use super::state::{State, tensors};
 use crate::digest::digest_bytes;
-use crate::files::{names, remove, remove_leftovers, write_atomically};
+use crate::files::{clear_away, names, remove, remove_leftovers, write_atomically};
 use crate::{Error, Result};
 
 /// Positions kept while a run goes on: the newest, and one before it in case the newest is damaged.
@@ -142,10 +142,17 @@ impl Checkpoints {
     /// Returns the latest checkpoint that can be used, whoever wrote it. A damaged one is deleted with a warning; one that
     /// does not tell what this run has to know of every epoch is passed over.
     pub(crate) fn find(&self) -> Result<Option<Found>> {
-        for candidate in self.candidates()? {
+        self.find_but(&[])
+    }
+
+    /// Like [`Self::find`], without those that were found not to fit.
+    fn find_but(&self, refused: &[CheckpointName]) -> Result<Option<Found>> {
+        let candidates =
+            self.candidates()?.into_iter().filter(|candidate| !refused.contains(&candidate.name));
+        for candidate in candidates {
             match self.read(&candidate) {
                 Ok(content) => return Ok(Some(Found { name: candidate.name, content })),
-                Err(Unusable::Damaged(reason)) => self.discard(&candidate.name, &reason)?,
+                Err(Unusable::Damaged(reason)) => self.discard(&candidate.name, &reason),
                 Err(Unusable::PassedOver(reason)) => {
                     tracing::info!(file = %candidate.name, "a checkpoint is passed over: {reason}");
                 }
@@ -154,9 +161,10 @@ impl Checkpoints {
         Ok(None)
     }
 
-    fn discard(&self, name: &CheckpointName, reason: &str) -> Result<()> {
+    /// Deletes a damaged file. One that cannot be deleted, being somebody else's, is passed over from now on.
+    fn discard(&self, name: &CheckpointName, reason: &str) {
         tracing::warn!(file = %name, "a damaged checkpoint is deleted: {reason}");
-        remove(&self.folder.join(name.to_string()))
+        clear_away(&self.folder.join(name.to_string()));
     }
 
     /// Reads a checkpoint and checks all of it that can be checked without a model.
@@ -187,12 +195,14 @@ impl Checkpoints {
     /// Puts `found` into `state` and returns its position; the start of training where there is none. One that does not
     /// fit changes nothing, and the one before it is taken.
     pub(crate) fn restore(&self, mut found: Option<Found>, state: &mut State<'_>) -> Result<Position> {
+        let mut refused = Vec::new();
         while let Some(Found { name, content }) = found {
             match content.check(state) {
                 Ok(()) => return content.apply(state),
-                Err(reason) => self.discard(&name, &reason)?,
+                Err(reason) => self.discard(&name, &reason),
             }
-            found = self.find()?;
+            refused.push(name);
+            found = self.find_but(&refused)?;
         }
         Ok(Position::default())
     }
@@ -215,7 +225,7 @@ impl Checkpoints {
         own.is_whole() && self.shared.contains(&own.epochs)
     }
 
-    /// Deletes those of the run's own checkpoints that are not `wanted`.
+    /// Deletes those of the run's own checkpoints that are unwanted.
     fn delete(&self, is_unwanted: impl Fn(&Candidate) -> bool) -> Result<()> {
         let unwanted = self.own()?.filter(|own| is_unwanted(own));
         unwanted.map(|own| self.folder.join(own.name.to_string())).try_for_each(|path| remove(&path))
@@ -243,3 +253,6 @@ impl Checkpoints {
         (name.step != Some(0)).then_some(Candidate { name, epochs: epochs as u32 + 1 })
     }
 }
+
+#[cfg(test)]
+mod tests;
