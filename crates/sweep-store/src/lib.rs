@@ -20,6 +20,7 @@ mod evidence;
 mod ingest;
 mod insight;
 mod measure;
+mod mount;
 mod query;
 mod reader;
 mod register;
@@ -29,6 +30,7 @@ mod row;
 mod state;
 mod statement;
 mod store;
+mod upgrade;
 
 pub use attempts::{Attempt, Cancelled, Outcome, Progress, Report, RunningAttempt, Settlement};
 pub use clock::now_ms;
