@@ -29,4 +29,12 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// A folder of checkpoints or models could not be looked at.
+    #[error("failed to look at `{}`", path.display())]
+    Scan {
+        /// The folder, or a file in it.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
 }

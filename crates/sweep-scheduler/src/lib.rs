@@ -13,9 +13,14 @@
 mod devices;
 mod dispatcher;
 mod error;
+mod evidence;
 mod executor;
+mod families;
+mod files;
 mod launch;
+mod memory;
 mod queue;
+pub mod retention;
 mod retry;
 mod settings;
 mod settle;
@@ -24,11 +29,13 @@ mod supervise;
 mod tail;
 mod update;
 mod verdict;
+mod watch;
 
 pub use devices::{Device, DevicesError};
 pub use dispatcher::dispatch;
 pub use error::Error;
 pub use executor::local::WorkerCommand;
+pub use memory::OomKills;
 pub use retry::RetryPolicy;
 pub use settings::Settings;
 pub use slots::{Slot, SlotRequest};
