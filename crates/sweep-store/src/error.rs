@@ -123,6 +123,12 @@ pub enum Error {
         /// The attempt.
         attempt: u32,
     },
+    /// An event cannot be: it contradicts itself or its run.
+    #[error("{reason}")]
+    ImpossibleEvent {
+        /// Which event of which attempt or measurement of which run, and why.
+        reason: String,
+    },
     /// A measurement belongs to a run that was never registered.
     #[error("run {run} is not in the database")]
     NotStored {
