@@ -38,7 +38,7 @@ impl Ending {
     }
 
     /// Returns the end of an attempt whose worker could not be started.
-    pub(crate) const fn stillborn(failure: Failure) -> Self {
+    pub(crate) fn stillborn(failure: Failure) -> Self {
         Self { fault: Some(failure), dismissed: false, ..Self::of_a_stranger(None) }
     }
 

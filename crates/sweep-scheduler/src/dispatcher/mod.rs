@@ -193,12 +193,17 @@ impl<'a> Dispatcher<'a> {
                 Some(message) = self.inbox.recv() => self.receive(message).await?,
                 Some(Err(error)) = self.supervisors.join_next() => propagate(error),
                 _ = higher(&mut self.stop, Stop::None), if self.tally.halted != Some(Halt::Requested) => self.halt(Halt::Requested),
-                () = reached(due), if self.tally.halted.is_none() && !self.free.is_empty() => {}
+                () = reached(due), if self.may_wait_for_more() => {}
                 _ = self.look_around.tick(), if !self.elsewhere.is_empty() => self.look_elsewhere().await?,
                 _ = self.look_for_requests.tick(), if !self.active.is_empty() => self.look_for_requests().await?,
             }
             self.tidy_now_and_then().await?;
         }
+    }
+
+    /// Returns whether a run that becomes ready could be started.
+    fn may_wait_for_more(&self) -> bool {
+        self.tally.halted.is_none() && !self.crowded && !self.free.is_empty()
     }
 
     fn is_over(&self) -> bool {

@@ -1,6 +1,5 @@
 //! What the dispatcher looks at from time to time: attempts in other hands, requests of the user, the disk.
 
-use sweep_core::KeepCheckpoints;
 use sweep_core::spec::RunId;
 use tokio::time::{Duration, Instant};
 
@@ -59,7 +58,9 @@ impl Dispatcher<'_> {
     pub(super) async fn look_for_requests(&mut self) -> Result<(), Error> {
         let ours: Vec<RunId> = self.active.keys().copied().collect();
         for run in self.settler.store.reader().cancel_requests(&ours).await? {
-            self.active[&run].cancel.notify_one();
+            if let Some(active) = self.active.get(&run) {
+                active.cancel.notify_one();
+            }
         }
         Ok(())
     }
@@ -107,8 +108,8 @@ impl Dispatcher<'_> {
     }
 
     async fn tidy(&mut self) -> Result<(), Error> {
-        let keep: KeepCheckpoints = self.settings.keep_checkpoints;
-        report(&collect(self.settler.store.reader(), &self.settings.home, keep, false).await?);
+        let (home, keep) = (&self.settings.home, self.settings.keep_checkpoints);
+        report(&collect(self.settler.store.reader(), home, keep, false).await?);
         self.untidy = false;
         self.tidied = Some(Instant::now());
         Ok(())

@@ -220,11 +220,16 @@ impl Queue {
         self.delayed.push(Reverse((due, node)));
     }
 
-    /// Leaves a run alone until the next session.
+    /// Leaves a run alone until the next session, and with it what depends on it.
     pub(crate) fn set_aside(&mut self, run: RunId) {
         let node = self.position(run);
         self.nodes[node].phase = Phase::SetAside;
-        self.let_go(node);
+        let mut idle = vec![node];
+        while let Some(node) = idle.pop() {
+            self.let_go(node);
+            let dependents = self.nodes[node].dependents.iter().copied();
+            idle.extend(dependents.filter(|node| self.nodes[*node].phase == Phase::Pending));
+        }
     }
 
     /// Puts a run that was popped but not started back to its place.

@@ -147,6 +147,14 @@ fn a_blocked_leader_holds_nobody() {
 }
 
 #[test]
+fn a_leader_whose_dependency_is_set_aside_holds_nobody() {
+    let (mut queue, _) = Queue::new([pending(9), after(1, 9), after(2, 1), following(3, 2, 1)]);
+    assert_eq!(drain(&mut queue, NOW), [id(9)]);
+    queue.set_aside(id(9));
+    assert_eq!(drain(&mut queue, NOW), [id(3)]);
+}
+
+#[test]
 fn a_leader_that_comes_later_holds_nobody() {
     assert_eq!(drain(&mut Queue::new([following(2, 1, 1), pending(1)]).0, NOW), [id(2), id(1)]);
 }
@@ -191,8 +199,23 @@ impl Oracle {
     fn is_held(&self, entry: &Entry) -> bool {
         entry.follows.is_some_and(|Lead { leader, epochs }| {
             let saved = self.saved.get(&leader).copied().unwrap_or(0);
-            matches!(self.phases[&leader], Phase::Pending | Phase::Running) && saved < epochs
+            self.may_get_further(leader) && saved < epochs
         })
+    }
+
+    fn may_get_further(&self, run: RunId) -> bool {
+        let waits_in_vain = |entry: &Entry| match entry.depends_on {
+            Some(Dependency::Inside(run)) => {
+                self.phases[&run] != Phase::Succeeded && !self.may_get_further(run)
+            }
+            _ => false,
+        };
+        let entry = self.entries.iter().find(|entry| entry.run == run);
+        match self.phases[&run] {
+            Phase::Running => true,
+            Phase::Pending => !entry.is_some_and(waits_in_vain),
+            _ => false,
+        }
     }
 
     /// Returns what may start, computed anew from a whole snapshot: slow and obvious.
