@@ -53,6 +53,15 @@ pub enum Error {
         /// What the system calls the file system, such as `nfs4`.
         kind: String,
     },
+    /// The file is to be replaced while somebody has it open.
+    #[error(
+        "{}: somebody has this database open; stop every `sweep run` on it (and other programs that read it), then repeat",
+        path.display()
+    )]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+    },
     /// A file beside the database could not be read, written or removed.
     #[error("failed to {action} `{}`", path.display())]
     File {

@@ -121,7 +121,8 @@ fn are_equal(first: &Path, second: &Path) -> io::Result<bool> {
     pairs.try_fold(true, |same, (one, other)| Ok(same && one? == other?))
 }
 
-fn remove(path: &Path) -> Result<()> {
+/// Removes a file if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(Error::File { path: path.to_owned(), action: "remove", source })

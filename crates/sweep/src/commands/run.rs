@@ -9,7 +9,7 @@ use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::{Execution, Grid, Sweep};
 use sweep_scheduler::{Device, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch};
-use sweep_store::{State, Store, now_ms};
+use sweep_store::{State, Store, SweepFile, now_ms};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -55,6 +55,7 @@ async fn carry_out(
     let store = Store::open(home.database()).await?;
     let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
+    SweepFile::write(home, &sweep.name, &text, runs.iter().map(|(run, _)| *run).collect(), now_ms())?;
     if arguments.retry_failed {
         reset_failed(&store, &grid).await?;
     }
