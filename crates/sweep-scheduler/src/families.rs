@@ -75,12 +75,7 @@ impl Families {
 }
 
 fn companion(run: RunId, epochs: u32, spec: &RunSpec) -> Companion {
-    Companion {
-        run,
-        epochs,
-        attack: spec.validation.attack.clone(),
-        target_epsilon: spec.target_epsilon,
-    }
+    Companion { run, epochs, attack: spec.validation.attack.clone(), target_epsilon: spec.target_epsilon }
 }
 
 /// Tells the worker of a run what it does for others: nothing, where there is no file.

@@ -155,9 +155,6 @@ mod tests {
         assert!(matches!(launcher.start(&task, slow, 0).await.unwrap(), Launch::Taken));
         let fast = store.claim(run, "fast", now_ms()).await.unwrap().unwrap();
         assert!(matches!(launcher.start(&task, slow, 0).await.unwrap(), Launch::Taken));
-        assert!(matches!(
-            launcher.start(&task, fast, 0).await.unwrap(),
-            Launch::Started { attempt: 2, .. }
-        ));
+        assert!(matches!(launcher.start(&task, fast, 0).await.unwrap(), Launch::Started { attempt: 2, .. }));
     }
 }

@@ -187,9 +187,9 @@ impl Settler<'_> {
     /// Returns half of what the attempt computed with, rounded up; `None` where that cannot be halved.
     fn smaller_micro_batch(&self, run: RunId) -> Option<u32> {
         let path = self.home.spec(run);
-        let spec = fs::read(&path).map_err(|error| error.to_string()).and_then(|text| {
-            serde_json::from_slice::<RunSpec>(&text).map_err(|error| error.to_string())
-        });
+        let spec = fs::read(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|text| serde_json::from_slice::<RunSpec>(&text).map_err(|error| error.to_string()));
         match spec {
             // A micro batch larger than the batch is as large as the batch.
             Ok(spec) => halved(spec.micro_batch_size.min(spec.batch_size)),

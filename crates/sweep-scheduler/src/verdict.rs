@@ -65,7 +65,8 @@ impl Ending {
             (_, Some(Signal::SIGABRT), Some(line)) => (FailureClass::OutOfMemory, line.trim().to_owned()),
             (_, Some(Signal::SIGKILL), _) if self.memory_ran_out => (
                 FailureClass::OutOfMemory,
-                "the kernel killed the worker because the machine or its control group ran out of memory".to_owned(),
+                "the kernel killed the worker because the machine or its control group ran out of memory"
+                    .to_owned(),
             ),
             _ => (FailureClass::WorkerDied, format!("the worker left without a last word ({})", named(exit))),
         };

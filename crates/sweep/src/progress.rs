@@ -141,12 +141,16 @@ impl Display {
             Update::Blocked { run, dependency } => {
                 self.say(&format!("{}: blocked, run {} did not succeed", self.label(run), dependency.short()));
             }
-            Update::Halted { reason } => self.say(match reason {
-                Halt::Requested => "stopping: workers save their work; press Ctrl-C again to stop at once",
-                Halt::TooManyFailures => "stopping: as many runs failed as --max-fail allows",
+            Update::Silent { run, since, .. } => self.say(&format!("{}: suspect, its worker has said nothing for {}", self.label(run), duration(since.as_secs_f64()))),
+            Update::Reclaimed { size } => self.say(&format!("made room: deleted {} checkpoints, {} bytes", size.files, size.bytes)),
+            Update::Halted { reason } => self.say(&match reason {
+                Halt::Requested => "stopping: workers save their work; press Ctrl-C again to stop at once".to_owned(),
+                Halt::TooManyFailures => "stopping: as many runs failed as --max-fail allows".to_owned(),
                 Halt::FailsFromTheStart => {
-                    "stopping: the first three runs to end all failed\n  hint: `sweep logs RUN` shows why; --no-early-stop goes on regardless"
+                    "stopping: the first three runs to end all failed\n  hint: `sweep logs RUN` shows why; --no-early-stop goes on regardless".to_owned()
                 }
+                Halt::DiskFull { needed, available } => format!("stopping: no room on the disk; the next run needs {needed} bytes and {available} are left for it"),
+                Halt::DiskFilled { message } => format!("stopping: {message}"),
             }),
         }
     }

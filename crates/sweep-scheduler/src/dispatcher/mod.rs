@@ -74,7 +74,7 @@ pub async fn dispatch(
     dispatcher.enter(&states, &unmet);
     dispatcher.recall_beginnings().await?;
     dispatcher.work().await?;
-    dispatcher.tidy_at_the_end().await?;
+    dispatcher.tidy().await?;
     Ok(dispatcher.summary())
 }
 

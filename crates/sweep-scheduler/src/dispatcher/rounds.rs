@@ -5,7 +5,7 @@ use tokio::time::{Duration, Instant};
 
 use super::{Dispatcher, Elsewhere};
 use crate::error::Error;
-use crate::retention::{Collected, Ledger, Room, collect, reclaim};
+use crate::retention::{Collected, Room, collect, reclaim, room};
 use crate::settle::Finding;
 use crate::update::{Halt, Update};
 
@@ -88,7 +88,7 @@ impl Dispatcher<'_> {
     }
 
     fn look_at_disk(&self, run: RunId) -> Result<Room, Error> {
-        Ledger { settings: self.settings }.room(run, self.active.keys().copied())
+        room(self.settings, run, self.active.keys().copied())
     }
 
     /// Clears up after runs that led or followed others.
@@ -99,15 +99,8 @@ impl Dispatcher<'_> {
         Ok(())
     }
 
-    /// Clears up once more if this session has done anything.
-    pub(super) async fn tidy_at_the_end(&mut self) -> Result<(), Error> {
-        if self.untidy || self.tally.attempts > 0 {
-            self.tidy().await?;
-        }
-        Ok(())
-    }
-
-    async fn tidy(&mut self) -> Result<(), Error> {
+    /// Clears up. Also at the end of a session that had nothing to do: the one before may have been killed just before this.
+    pub(super) async fn tidy(&mut self) -> Result<(), Error> {
         let (home, keep) = (&self.settings.home, self.settings.keep_checkpoints);
         report(&collect(self.settler.store.reader(), home, keep, false).await?);
         self.untidy = false;

@@ -87,14 +87,7 @@ struct Node {
 
 impl Node {
     const fn new(run: RunId, phase: Phase) -> Self {
-        Self {
-            run,
-            phase,
-            depends_on: None,
-            dependents: Vec::new(),
-            held_by: None,
-            followers: Vec::new(),
-        }
+        Self { run, phase, depends_on: None, dependents: Vec::new(), held_by: None, followers: Vec::new() }
     }
 }
 
@@ -246,7 +239,10 @@ impl Queue {
 
     /// Returns whether a run keeps others from starting.
     pub(crate) fn holds_others(&self, run: RunId) -> bool {
-        self.nodes[self.position(run)].followers.iter().any(|follower| self.nodes[*follower].held_by.is_some())
+        self.nodes[self.position(run)]
+            .followers
+            .iter()
+            .any(|follower| self.nodes[*follower].held_by.is_some())
     }
 
     /// Counts what is left: runs that could still be done some day, and runs that are blocked.
@@ -291,8 +287,8 @@ impl Queue {
             }
         }
         // Only now, since a follower may be among the blocked itself.
-        for position in before..blocked.len() {
-            self.let_go(self.position(blocked[position].run));
+        for Blocked { run, .. } in &blocked[before..] {
+            self.let_go(self.position(*run));
         }
     }
 

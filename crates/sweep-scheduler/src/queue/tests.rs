@@ -111,11 +111,8 @@ fn a_follower_starts_when_its_beginning_is_saved_and_not_before() {
 
 #[test]
 fn whatever_becomes_of_a_leader_lets_its_followers_go() {
-    let ends: [fn(&mut Queue); 3] = [
-        |queue| queue.succeeded(id(1)),
-        |queue| drop(queue.failed(id(1))),
-        |queue| queue.set_aside(id(1)),
-    ];
+    let ends: [fn(&mut Queue); 3] =
+        [|queue| queue.succeeded(id(1)), |queue| drop(queue.failed(id(1))), |queue| queue.set_aside(id(1))];
     for end in ends {
         let (mut queue, _) = Queue::new([pending(1), following(2, 1, 3)]);
         assert_eq!(drain(&mut queue, NOW), [id(1)]);

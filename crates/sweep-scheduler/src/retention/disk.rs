@@ -11,12 +11,6 @@ use super::{bytes_by_owner, scan};
 use crate::error::Error;
 use crate::settings::Settings;
 
-/// What checkpoints and models take and may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ledger<'a> {
-    pub(crate) settings: &'a Settings,
-}
-
 /// Whether a run may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
@@ -33,31 +27,34 @@ pub(crate) enum Room {
     },
 }
 
-impl Ledger<'_> {
-    /// Returns whether there is room for `next` beside the runs at work: what is there and what all of them will still
-    /// write must fit into the budget, the latter also into what is free.
-    pub(crate) fn room(&self, next: RunId, at_work: impl Iterator<Item = RunId>) -> Result<Room, Error> {
-        let Settings { home, disk_budget, disk_need, .. } = self.settings;
-        if disk_budget.is_none() && disk_need.is_empty() {
-            return Ok(Room::Enough);
-        }
-        let checkpoints = scan(&home.trajectories())?;
-        let owned = bytes_by_owner(&checkpoints);
-        let needed = at_work.chain([next]).map(|run| self.outstanding(run, &owned)).sum::<Result<u64, Error>>()?;
-        let stored: u64 = checkpoints.iter().map(|file| file.bytes).sum();
-        let used = if disk_budget.is_some() { stored + models(&home.root().join("runs"))? } else { stored };
-        let free = if needed > 0 { free_space(home.root())? } else { u64::MAX };
-        Ok(weigh(used, needed, *disk_budget, free))
+/// Returns whether there is room for `next` beside the runs at work: what is there and what all of them will still write must
+/// fit into the budget, the latter also into what is free.
+pub(crate) fn room(
+    settings: &Settings,
+    next: RunId,
+    at_work: impl Iterator<Item = RunId>,
+) -> Result<Room, Error> {
+    let Settings { home, disk_budget, disk_need, .. } = settings;
+    if disk_budget.is_none() && disk_need.is_empty() {
+        return Ok(Room::Enough);
     }
+    let checkpoints = scan(&home.trajectories())?;
+    let owned = bytes_by_owner(&checkpoints);
+    let still = |run| outstanding(settings, run, &owned);
+    let needed = at_work.chain([next]).map(still).sum::<Result<u64, Error>>()?;
+    let stored: u64 = checkpoints.iter().map(|file| file.bytes).sum();
+    let used = if disk_budget.is_some() { stored + models(&home.root().join("runs"))? } else { stored };
+    let free = if needed > 0 { free_space(home.root())? } else { u64::MAX };
+    Ok(weigh(used, needed, *disk_budget, free))
+}
 
-    /// Returns what a run will still write: what it needs beyond what it has written.
-    fn outstanding(&self, run: RunId, owned: &HashMap<RunId, u64>) -> Result<u64, Error> {
-        let Some(need) = self.settings.disk_need.get(&run).filter(|need| **need > 0) else {
-            return Ok(0);
-        };
-        let written = owned.get(&run).copied().unwrap_or(0) + folder(&self.settings.home.model(run))?;
-        Ok(need.saturating_sub(written))
-    }
+/// Returns what a run will still write: what it needs beyond what it has written.
+fn outstanding(settings: &Settings, run: RunId, owned: &HashMap<RunId, u64>) -> Result<u64, Error> {
+    let Some(need) = settings.disk_need.get(&run).filter(|need| **need > 0) else {
+        return Ok(0);
+    };
+    let written = owned.get(&run).copied().unwrap_or(0) + folder(&settings.home.model(run))?;
+    Ok(need.saturating_sub(written))
 }
 
 fn weigh(used: u64, needed: u64, budget: Option<u64>, free: u64) -> Room {

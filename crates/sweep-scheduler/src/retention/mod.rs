@@ -27,7 +27,7 @@ use sweep_store::{Reader, State};
 
 use crate::error::Error;
 
-pub(crate) use disk::{Ledger, Room};
+pub(crate) use disk::{Room, room};
 pub use plan::{Doomed, Known, StoredFile, Unfinished, Why, plan};
 use plan::{Name, several_whole};
 
@@ -190,3 +190,6 @@ fn bytes_by_owner(files: &[StoredFile]) -> HashMap<RunId, u64> {
     }
     owned
 }
+
+#[cfg(test)]
+mod tests;
