@@ -20,13 +20,13 @@ use crate::verdict::Ending;
 use sweep_core::home::Home;
 
 /// How much of a failed attempt's log is kept in the database.
-const LOG_TAIL_BYTES: u64 = 4096;
+pub(crate) const LOG_TAIL_BYTES: u64 = 4096;
 
 /// Exit code after `succeeded`.
-const SUCCEEDED: i32 = 0;
+pub(crate) const SUCCEEDED: i32 = 0;
 
 /// Exit code after `interrupted`.
-const INTERRUPTED: i32 = 76;
+pub(crate) const INTERRUPTED: i32 = 76;
 
 /// What settling needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -315,7 +315,8 @@ fn settlement(verdict: &Verdict, background: &Background) -> Settlement {
     }
 }
 
-fn outcome(verdict: &Verdict) -> Outcome {
+/// Returns what a verdict means for the attempt and its run.
+pub(crate) fn outcome(verdict: &Verdict) -> Outcome {
     match &verdict.outcome {
         verdict::Outcome::Succeeded => Outcome::Succeeded,
         verdict::Outcome::Interrupted { .. } => Outcome::Interrupted,

@@ -20,24 +20,39 @@ pub struct Reader {
     path: PathBuf,
     pool: SqlitePool,
     options: SqliteConnectOptions,
+    /// Schema version of the file, where it is newer than this program's.
+    newer: Option<i64>,
 }
 
 impl Reader {
-    /// Opens an existing database. A missing file, and one of another schema version, are errors of their own.
+    /// Opens an existing database.
+    ///
+    /// A file of a newer schema is read where it says that this program can (`meta.min_reader`; see [`Self::note`]). On a
+    /// network's file system a file is read as it is, provided that nobody writes it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`]; [`Error::Older`], which a writer repairs; [`Error::Newer`]; [`Error::NetworkDatabase`] for a file
+    /// that somebody writes there; [`Error::Database`] for one that cannot be read.
     ///
     /// SQLite coordinates readers and writers through files next to the database. In a folder where none can be
     /// created, such as a read-only copy of somebody's results, a file that no writer has open is read as it is.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if connection::is_remote(path)? {
+            return Self::as_it_is(path).await;
+        }
         let reader = Self::unchecked(path);
         match connection::check_readable(path, &reader.pool).await {
-            Err(error) if connection::is_lone_file(path, &error) => {
-                let lone = Self::with(path, connection::reading_options(path).immutable(true));
-                connection::check_readable(path, &lone.pool).await?;
-                Ok(lone)
-            }
-            checked => checked.map(|()| reader),
+            Err(error) if connection::is_lone_file(path, &error) => Self::as_it_is(path).await,
+            checked => checked.map(|newer| Self { newer, ..reader }),
         }
+    }
+
+    /// Opens a file that nobody writes, without files beside it.
+    async fn as_it_is(path: &Path) -> Result<Self> {
+        let lone = Self::with(path, connection::reading_options(path).immutable(true));
+        let newer = connection::check_readable(path, &lone.pool).await?;
+        Ok(Self { newer, ..lone })
     }
 
     /// Returns a reader of a file that is known to be up to date.
@@ -46,7 +61,7 @@ impl Reader {
     }
 
     fn with(path: &Path, options: SqliteConnectOptions) -> Self {
-        Self { path: path.to_owned(), pool: connection::reading_pool(options.clone()), options }
+        Self { path: path.to_owned(), pool: connection::reading_pool(options.clone()), options, newer: None }
     }
 
     /// Returns the settings of this reader's connections.
@@ -57,6 +72,15 @@ impl Reader {
     /// Returns the database file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns what people should know about the file, if anything.
+    pub fn note(&self) -> Option<String> {
+        let newer = self.newer?;
+        Some(format!(
+            "{}: written by a newer version of sweep (schema {newer}); this one shows what it understands of it",
+            self.path.display()
+        ))
     }
 
     /// Closes every connection of this reader and its clones.

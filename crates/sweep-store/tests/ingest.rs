@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use common::{
-    Home, NOW, checkpoint, complete, epoch, evaluated, failed, loaded, progress, records, spec, specs,
-    started, succeeded,
+    Home, NOW, checkpoint, complete, epoch, evaluated, loaded, progress, records, spec, specs, started,
+    succeeded,
 };
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Phase, Record};
@@ -247,18 +247,6 @@ async fn unknown_events_pass_and_unknown_attempts_do_not() {
         let error = home.store.ingest(run, attempt, &[], 0).await.unwrap_err();
         assert!(matches!(error, Error::UnknownAttempt { attempt: found, .. } if found == attempt), "{error}");
     }
-}
-
-#[tokio::test]
-async fn a_batch_that_cannot_be_stored_leaves_no_trace() {
-    let home = Home::new().await;
-    let run = home.running(&spec(0)).await;
-    let before = tables(&home).await;
-    let impossible = evaluated(Epsilon::ZERO, 33, 32);
-    let batch = records([started(run, 1, 0), epoch(0, 1), impossible, failed(FailureClass::Data)]);
-    let error = home.store.ingest(run, 1, &batch, 9).await.unwrap_err();
-    assert!(matches!(error, Error::Database { operation: "ingest events", .. }), "{error}");
-    assert_eq!(tables(&home).await, before);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Home, NOW, complete, older, spec, specs};
+use common::{Home, NOW, specs};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, SqliteConnection};
 use sweep_store::{Error, Reader, Store};
@@ -41,25 +41,6 @@ async fn a_new_file_has_the_tables_and_views_and_opens_again() {
     assert!(problems.is_empty());
 }
 
-/// A file as the first version left it: every measured point is kept, with the digest of the model where it is known.
-#[tokio::test]
-async fn a_file_of_the_first_schema_keeps_its_points() {
-    let home = Home::new().await;
-    let run = home.running(&spec(0)).await;
-    home.store.ingest(run, 1, &complete(run, 1), 1).await.unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("results.db");
-    older::copy(&home.database(), &path, 1).await;
-
-    let store = Store::open(&path).await.unwrap();
-    let points = store.reader().evaluations_of(run).await.unwrap();
-    assert_eq!(points.len(), 9);
-    assert_eq!(points[0].count, home.store.reader().evaluations_of(run).await.unwrap()[0].count);
-    assert_eq!((points[0].attempt, points[0].measurement), (Some(1), None));
-    assert_eq!(points[0].model_digest, Some("m".repeat(64)));
-    assert!(store.reader().result_of(run).await.unwrap().unwrap().expected_robustness.is_some());
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_openers_of_a_new_file_migrate_it_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -77,23 +58,6 @@ async fn eight_openers_of_a_new_file_migrate_it_once() {
     let applied: Vec<i64> =
         sqlx::query_scalar("SELECT version FROM _sqlx_migrations").fetch_all(&mut connection).await.unwrap();
     assert_eq!(applied, [1, 2, 3, 4]);
-}
-
-#[tokio::test]
-async fn a_newer_file_is_refused_by_both_sides_and_not_changed() {
-    let home = Home::new().await;
-    let mut connection = raw(&home.database()).await;
-    run(
-        &mut connection,
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-         VALUES (999, 'from the future', TRUE, x'00', 0)",
-    )
-    .await
-    .unwrap();
-    let writer = Store::open(home.database()).await.unwrap_err();
-    assert!(matches!(writer, Error::Newer { found: 999, known: 4, .. }), "{writer}");
-    let reader = Reader::open(home.database()).await.unwrap_err();
-    assert!(matches!(reader, Error::Newer { found: 999, .. }), "{reader}");
 }
 
 #[tokio::test]

@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Evaluate(EvaluateArgs),
     /// Write the results, one row a run.
     Export(ExportArgs),
+    /// Make the database again from the files of the home folder; the old one is kept beside it.
+    Rebuild,
     /// Print the JSON Schema of a sweep file, for editors.
     Schema,
     /// Print completions for a shell.

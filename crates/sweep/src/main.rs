@@ -73,6 +73,7 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Compare(arguments) => commands::compare::run(&home, &arguments),
         Command::Evaluate(arguments) => commands::evaluate::run(&home, &arguments),
         Command::Export(arguments) => commands::export::run(&home, &arguments),
+        Command::Rebuild => commands::rebuild::run(&home),
         Command::Schema => commands::schema::run(),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Worker(arguments) => commands::worker::run(&home, &arguments),

@@ -12,7 +12,7 @@ use sweep_core::{Execution, Grid, Sweep};
 use sweep_scheduler::{
     Device, Halt, RetryPolicy, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch,
 };
-use sweep_store::{Reader, State, Store, now_ms};
+use sweep_store::{Reader, State, Store, SweepFile, now_ms};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -62,6 +62,7 @@ async fn carry_out(
     check_room(home, &runs, slots_count, &sweep.execution).await?;
     let store = Store::open(home.database()).await?;
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
+    SweepFile::write(home, &sweep.name, &text, runs.iter().map(|(run, _)| *run).collect(), now_ms())?;
     if arguments.retry_failed {
         reset_failed(&store, &grid).await?;
     }
