@@ -34,7 +34,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<bool> {
     for _ in 0..arguments.rounds {
         faults.extend(round(program, arguments.runs)?);
     }
-    faults.iter().for_each(|fault| console::say(&format!("FAULT: {fault}")));
+    console::faults(&faults);
     console::say(if faults.is_empty() { "everything held" } else { "it did not hold" });
     Ok(faults.is_empty())
 }

@@ -74,7 +74,10 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<bool> {
     let faults = rounds(program, arguments, folder.path(), &mut tally)
         .unwrap_or_else(|error| vec![format!("{error:#}")]);
     tally.print(beginning.elapsed());
-    faults.iter().for_each(|fault| console::say(&format!("FAULT: {fault}")));
+    if tally.filled == 0 {
+        console::say("NOT CHECKED: a full disk, for none was filled");
+    }
+    console::faults(&faults);
     let held = faults.is_empty();
     if arguments.keep || !held {
         let path = folder.keep();
@@ -163,11 +166,13 @@ fn one_round(
 
 /// Mounts a small disk, or says clearly that what needs one is not checked.
 fn small_disk(root: &Path) -> Option<SmallDisk> {
-    SmallDisk::mount(root)
-        .inspect_err(|error| {
-            console::say(&format!("NOT CHECKED: full disk, no small one can be mounted here: {error}"))
-        })
-        .ok()
+    match SmallDisk::mount(root) {
+        Ok(disk) => Some(disk),
+        Err(error) => {
+            console::say(&format!("NOT CHECKED: a full disk, for no small one can be mounted here: {error}"));
+            None
+        }
+    }
 }
 
 /// The folder of everything.

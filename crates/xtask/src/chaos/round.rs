@@ -153,7 +153,7 @@ impl<'a> Round<'a> {
             if blow.target == Target::Worker {
                 self.count(*blow, !hit.is_empty());
             }
-            hit.into_iter().for_each(|attempt| self.ledger.hit(attempt, Cause::Killed));
+            self.ledger.hit_all(&hit, Cause::Killed);
             if blow.target != Target::Worker {
                 return self.felled(session, *blow);
             }
@@ -184,7 +184,7 @@ impl<'a> Round<'a> {
         let (status, hit) = session.fill_disk(disk)?;
         self.journal.note(&format!("  disk full: {status}, {}", listed(&hit)));
         self.tally.filled += 1;
-        hit.into_iter().for_each(|attempt| self.ledger.hit(attempt, Cause::FullDisk));
+        self.ledger.hit_all(&hit, Cause::FullDisk);
         Ok(session.judge_full_disk(status))
     }
 

@@ -30,6 +30,9 @@ const STUCK: Duration = Duration::from_mins(2);
 /// What no output of the program may contain.
 const FORBIDDEN: [&str; 2] = ["panicked at", "database is locked"];
 
+/// Lines of its output that are told of a session that ended wrong.
+const TAIL: usize = 12;
+
 /// How a session starts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start<'a> {
@@ -226,7 +229,7 @@ impl Session {
     fn tail(&self) -> String {
         let said = self.said();
         let lines: Vec<&str> = said.lines().collect();
-        lines[lines.len().saturating_sub(12)..].iter().map(|line| format!("    {line}\n")).collect()
+        lines[lines.len().saturating_sub(TAIL)..].join("\n")
     }
 }
 
