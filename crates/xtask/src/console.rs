@@ -8,6 +8,13 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// Writes what was found wrong.
+pub(crate) fn faults(faults: &[String]) {
+    for fault in faults {
+        say(&format!("FAULT: {fault}"));
+    }
+}
+
 /// Writes two columns, the second one aligned.
 pub(crate) fn table(rows: &[(&str, String)]) {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

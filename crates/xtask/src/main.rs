@@ -5,6 +5,8 @@
 
 mod chaos;
 mod console;
+#[cfg(test)]
+mod no_files;
 mod program;
 mod two_schedulers;
 

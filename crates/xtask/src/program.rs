@@ -66,14 +66,15 @@ impl Program {
         printed(&text).with_context(|| format!("the answer to `{sql}` needs a better reader"))
     }
 
-    /// Returns what the doctor says about the database of `home`: its verdict and the detail.
-    pub(crate) fn database_verdict(&self, home: &Path) -> Result<(String, String)> {
+    /// Returns what the doctor finds wrong with the database of `home`, if anything.
+    pub(crate) fn database_fault(&self, home: &Path) -> Result<Option<String>> {
         let output = self.output(home, &["doctor", "--format", "json"])?;
         let checks: Vec<Row> =
             serde_json::from_slice(&output.stdout).context("what the doctor says is no table")?;
         let check = checks.iter().find(|check| text(check, "check") == "database");
         let check = check.context("the doctor does not look at the database")?;
-        Ok((text(check, "verdict").to_owned(), text(check, "detail").to_owned()))
+        let (verdict, detail) = (text(check, "verdict"), text(check, "detail"));
+        Ok((verdict != "fine").then(|| format!("the doctor on the database: {verdict}, {detail}")))
     }
 
     fn output(&self, home: &Path, arguments: &[&str]) -> Result<Output> {

@@ -22,31 +22,41 @@ pub(crate) struct Arguments {
     /// Runs of the sweep.
     #[arg(long, default_value_t = 100)]
     runs: usize,
+
+    /// How often, each time in a fresh home folder: the two also meet when they make the database.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
 }
 
 /// Does it; returns whether everything held.
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<bool> {
-    let workspace = Workspace::new();
-    workspace.script(&Script::always(complete()));
-    let file = workspace.home().join("two.yaml");
-    fs::write(&file, sweep_of(arguments.runs))?;
-    let both = [start(program, workspace.home(), &file)?, start(program, workspace.home(), &file)?];
-    let outputs = both.map(Child::wait_with_output);
     let mut faults = Vec::new();
-    for output in outputs {
-        faults.extend(fault_of(&output?));
+    for _ in 0..arguments.rounds {
+        faults.extend(round(program, arguments.runs)?);
     }
-    let attempts =
-        program.query(workspace.home(), "SELECT run, scheduler, state FROM attempts ORDER BY run, number")?;
-    faults.extend(faults_of_attempts(&attempts, arguments.runs, |run| workspace.starts(run)));
-    let (verdict, detail) = program.database_verdict(workspace.home())?;
-    if verdict != "fine" {
-        faults.push(format!("the doctor on the database: {verdict}, {detail}"));
-    }
-    console::say(&format!("{} runs by two schedulers: {}", arguments.runs, shares(&attempts)));
-    faults.iter().for_each(|fault| console::say(&format!("FAULT: {fault}")));
+    console::faults(&faults);
     console::say(if faults.is_empty() { "everything held" } else { "it did not hold" });
     Ok(faults.is_empty())
+}
+
+/// Lets two schedulers share a sweep; returns what was wrong.
+fn round(program: &Program, runs: usize) -> Result<Vec<String>> {
+    let workspace = Workspace::new();
+    workspace.script(&Script::always(complete()));
+    let home = workspace.home();
+    let file = home.join("two.yaml");
+    fs::write(&file, sweep_of(runs))?;
+    let both = [start(program, home, &file)?, start(program, home, &file)?];
+    let mut faults = Vec::new();
+    for output in both.map(Child::wait_with_output) {
+        faults.extend(fault_of(&output?));
+    }
+    let sql = "SELECT run, scheduler, state FROM attempts ORDER BY run, number";
+    let attempts = program.query(home, sql).with_context(|| faults.join("\n"))?;
+    faults.extend(faults_of_attempts(&attempts, runs, |run| workspace.starts(run)));
+    faults.extend(program.database_fault(home)?);
+    console::say(&format!("{runs} runs by two schedulers: {}", shares(&attempts)));
+    Ok(faults)
 }
 
 /// A run that costs no more than its process.
@@ -62,7 +72,7 @@ fn sweep_of(runs: usize) -> String {
     let seeds: Vec<String> = (0..runs).map(|seed| seed.to_string()).collect();
     format!(
         "name: two\n\
-         run: {{backbone: b, dataset: shapes, target_epsilon: 4/255, epochs: 2, learning_rate_schedule: {{kind: constant}}, \
+         run: {{backbone: b, dataset: shapes, target_epsilon: 4/255, epsilon_schedule: {{kind: fixed}}, epochs: 2, learning_rate_schedule: {{kind: constant}}, \
          evaluation: {{attack: {{kind: apgd, steps: 2}}, max_epsilon: 4/255}}}}\n\
          backbones: {{b: {{architecture: {{kind: vit, image_size: 16, patch_size: 8, embed_dim: 8, depth: 1, num_heads: 1}}, \
          weights: {{kind: random}}}}}}\n\
@@ -84,8 +94,9 @@ fn fault_of(output: &Output) -> Option<String> {
     if output.status.success() && locked == 0 {
         return None;
     }
-    let tail: Vec<&str> = said.lines().rev().take(8).collect();
-    Some(format!("a scheduler ended with {}, `{LOCKED}` {locked} times\n{}", output.status, tail.join("\n")))
+    let lines: Vec<&str> = said.lines().collect();
+    let tail = lines[lines.len().saturating_sub(8)..].join("\n");
+    Some(format!("a scheduler ended with {}, `{LOCKED}` {locked} times\n{tail}", output.status))
 }
 
 /// Every run has one attempt, which succeeded, and its worker was started once.
@@ -124,6 +135,7 @@ mod tests {
     use sweep_testkit::id_of;
 
     use super::*;
+    use crate::no_files::NoFiles;
 
     fn attempt(seed: u64, state: &str) -> Row {
         let run = id_of(seed).to_string();
@@ -145,6 +157,6 @@ mod tests {
     #[test]
     fn the_sweep_has_a_seed_a_run() {
         let sweep = sweep_core::Sweep::parse(sweep_of(7).as_bytes(), &[]).unwrap();
-        assert_eq!(sweep.matrix_size(), Some(7));
+        assert_eq!(sweep.expand(&NoFiles).unwrap().runs.len(), 7);
     }
 }

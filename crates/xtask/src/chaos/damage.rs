@@ -118,7 +118,9 @@ mod tests {
         }
         write(&home.events(run, 1), &events);
         let newest = [count - 1, count];
-        newest.iter().for_each(|epochs| write(&file(*epochs), &epochs.to_string()));
+        for epochs in newest {
+            write(&file(epochs), &epochs.to_string());
+        }
         newest.map(file).to_vec()
     }
 

@@ -15,22 +15,10 @@ pub(crate) fn of_at_least(runs: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
-
-    use sweep_core::{Resolve, Sweep};
+    use sweep_core::Sweep;
 
     use super::*;
-
-    struct NoFiles;
-
-    impl Resolve for NoFiles {
-        fn weights(&self, _: &Path) -> Result<(PathBuf, String), String> {
-            Err("none".to_owned())
-        }
-        fn dataset(&self, _: &Path) -> Result<(PathBuf, String), String> {
-            Err("none".to_owned())
-        }
-    }
+    use crate::no_files::NoFiles;
 
     #[test]
     fn the_grid_has_as_many_runs_as_asked_for() {

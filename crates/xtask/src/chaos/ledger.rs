@@ -32,6 +32,13 @@ impl Ledger {
         self.hit.entry(attempt).or_default().insert(cause);
     }
 
+    /// Notes that the same was done to several.
+    pub(crate) fn hit_all(&mut self, attempts: &BTreeSet<Attempt>, cause: Cause) {
+        for attempt in attempts {
+            self.hit(*attempt, cause);
+        }
+    }
+
     /// Notes that a damaged file may cost a run so many epochs.
     pub(crate) fn lose(&mut self, run: RunId, epochs: usize) {
         *self.lost.entry(run).or_default() += epochs;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -128,7 +129,8 @@ impl<'a> Round<'a> {
         let output = self.outputs.join(format!("session-{:03}.txt", self.sessions));
         self.journal.note(&format!(
             "round {} session {}: starts, {failed} runs have failed",
-            self.number, self.sessions
+            self.number + 1,
+            self.sessions
         ));
         Session::start(&Start {
             program: self.setting.program,
@@ -146,20 +148,30 @@ impl<'a> Round<'a> {
             }
             let waited = session.wait(blow.moment, self.setting.span, blow.target == Target::Worker)?;
             if let Waited::Over(status) = waited {
-                return Ok(session.judge(status, None));
+                return Ok(self.judge(session, status));
             }
             let hit = session.strike(*blow)?;
             self.journal.note(&format!("  {:?} {}: {}", blow.force, blow.target, listed(&hit)));
             if blow.target == Target::Worker {
                 self.count(*blow, !hit.is_empty());
             }
-            hit.into_iter().for_each(|attempt| self.ledger.hit(attempt, Cause::Killed));
+            self.ledger.hit_all(&hit, Cause::Killed);
             if blow.target != Target::Worker {
                 return self.felled(session, *blow);
             }
         }
         let status = session.finish()?;
-        Ok(session.judge(status, None))
+        Ok(self.judge(session, status))
+    }
+
+    /// Judges a session that ended by itself: it goes on as long as there is a run that can.
+    fn judge(&mut self, session: &Session, status: ExitStatus) -> End {
+        let end = session.judge(status, None);
+        let explained = !self.runs("failed").is_empty() || !self.runs("interrupted").is_empty();
+        if end == End::Incomplete && !explained {
+            return session.wrong("no run has failed or was interrupted", status);
+        }
+        end
     }
 
     /// Sees a struck scheduler end. One that was through before the blow was not killed.
@@ -179,12 +191,12 @@ impl<'a> Round<'a> {
     fn fill_disk(&mut self, session: &mut Session, moment: Moment) -> Result<End> {
         let Some(disk) = self.disk else { return Ok(End::Wrong("no small disk to fill".to_owned())) };
         if let Waited::Over(status) = session.wait(moment, self.setting.span, false)? {
-            return Ok(session.judge(status, None));
+            return Ok(self.judge(session, status));
         }
         let (status, hit) = session.fill_disk(disk)?;
         self.journal.note(&format!("  disk full: {status}, {}", listed(&hit)));
         self.tally.filled += 1;
-        hit.into_iter().for_each(|attempt| self.ledger.hit(attempt, Cause::FullDisk));
+        self.ledger.hit_all(&hit, Cause::FullDisk);
         Ok(session.judge_full_disk(status))
     }
 

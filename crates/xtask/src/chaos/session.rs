@@ -21,7 +21,7 @@ use crate::chaos::traces::{Attempt, Watch, attempts};
 use crate::program::Program;
 
 /// How often a session is looked at.
-const POLL: Duration = Duration::from_millis(2);
+const POLL: Duration = Duration::from_millis(4);
 /// How often a full disk is topped up.
 const TOP_UP: Duration = Duration::from_millis(20);
 /// A session in which no worker has said a word for so long hangs: an epoch of the grid takes a second or two, and a pause
@@ -29,6 +29,11 @@ const TOP_UP: Duration = Duration::from_millis(20);
 const STUCK: Duration = Duration::from_mins(2);
 /// What no output of the program may contain.
 const FORBIDDEN: [&str; 2] = ["panicked at", "database is locked"];
+
+/// What it may say where the disk is full.
+const MISSING: [&str; 3] = ["space", "full", "room"];
+/// Lines of its output that are told of a session that ended wrong.
+const TAIL: usize = 12;
 
 /// How a session starts.
 #[derive(Clone, Copy, Debug)]
@@ -89,27 +94,23 @@ impl Session {
 
     /// Waits for a moment, and for a worker where one is to be struck. `span` is what [`Moment::Part`] is a part of.
     pub(crate) fn wait(&mut self, moment: Moment, span: Duration, for_worker: bool) -> Result<Waited> {
-        self.watch = Watch::new(&self.home)?;
-        match moment {
-            Moment::Part(part) => {
-                let due = Instant::now() + span.mul_f64(part);
-                self.wait_until(|_| Ok(Instant::now() >= due))
-            }
-            Moment::Lines { count, then } => match self.wait_until(|watch| Ok(watch.lines()? >= count))? {
-                Waited::Reached => {
-                    thread::sleep(then);
-                    Ok(Waited::Reached)
-                }
-                over @ Waited::Over(_) => Ok(over),
-            },
+        let waited = self.wait_for(moment, span)?;
+        if waited != Waited::Reached || !for_worker {
+            return Ok(waited);
         }
-        .and_then(|waited| match waited {
-            Waited::Reached if for_worker => {
-                let home = self.home.clone();
-                self.wait_until(|_| Ok(!workers(home.root()).is_empty()))
-            }
-            waited => Ok(waited),
-        })
+        let home = self.home.clone();
+        self.wait_until(|_| Ok(!workers(home.root()).is_empty()))
+    }
+
+    fn wait_for(&mut self, moment: Moment, span: Duration) -> Result<Waited> {
+        self.watch = Watch::new(&self.home)?;
+        let (lines, later) = match moment {
+            Moment::Part(part) => (0, span.mul_f64(part)),
+            Moment::Lines { count, then } => (count, then),
+        };
+        let said = self.wait_until(|watch| Ok(watch.lines()? >= lines))?;
+        let due = Instant::now() + later;
+        if said == Waited::Reached { self.wait_until(|_| Ok(Instant::now() >= due)) } else { Ok(said) }
     }
 
     /// Waits until the session is over.
@@ -197,25 +198,33 @@ impl Session {
 
     /// Judges an end. `felled` says how the scheduler was struck, if it was.
     pub(crate) fn judge(&self, status: ExitStatus, felled: Option<Force>) -> End {
-        let said = self.said();
-        if let Some(word) = FORBIDDEN.iter().find(|word| said.contains(**word)) {
-            return End::Wrong(format!("its output says `{word}`\n{}", self.tail()));
+        match end(status, felled) {
+            _ if self.says(&FORBIDDEN) => self.wrong("its output says what it must not", status),
+            Some(end) => end,
+            None => self.wrong("that is no end that it may come to", status),
         }
-        end(status, felled).unwrap_or_else(|| End::Wrong(format!("it ended with {status}\n{}", self.tail())))
     }
 
-    /// Judges the end on a full disk: with an exit code of its own, and with words about room.
+    /// Judges the end on a full disk. A code of 1 is what it ends with where the database itself has no room; whatever the
+    /// code, it must say what is missing.
     pub(crate) fn judge_full_disk(&self, status: ExitStatus) -> End {
-        let judged = if status.code() == Some(1) { End::Incomplete } else { self.judge(status, None) };
-        let said = self.said().to_lowercase();
-        let explains = ["space", "full", "room"].iter().any(|word| said.contains(word));
-        if judged == End::Incomplete && !explains {
-            return End::Wrong(format!(
-                "the disk was full, and it does not say so ({status})\n{}",
-                self.tail()
-            ));
+        match status.code() {
+            Some(1 | 3) if !self.says(&MISSING) => {
+                self.wrong("the disk was full, and it does not say so", status)
+            }
+            Some(1) if !self.says(&FORBIDDEN) => End::Incomplete,
+            _ => self.judge(status, None),
         }
-        judged
+    }
+
+    /// Returns an end that must not be.
+    pub(crate) fn wrong(&self, what: &str, status: ExitStatus) -> End {
+        End::Wrong(format!("a session ended with {status}: {what}\n{}", self.tail()))
+    }
+
+    fn says(&self, words: &[&str]) -> bool {
+        let said = self.said();
+        words.iter().any(|word| said.contains(word))
     }
 
     fn said(&self) -> String {
@@ -226,7 +235,7 @@ impl Session {
     fn tail(&self) -> String {
         let said = self.said();
         let lines: Vec<&str> = said.lines().collect();
-        lines[lines.len().saturating_sub(12)..].iter().map(|line| format!("    {line}\n")).collect()
+        lines[lines.len().saturating_sub(TAIL)..].join("\n")
     }
 }
 

@@ -68,7 +68,7 @@ impl Watch {
             let known = self.lengths.get(&path).copied().unwrap_or(0);
             if fs::metadata(&path)?.len() > known {
                 let added = read_from(&path, known)?;
-                self.lines += added.iter().filter(|byte| **byte == b'\n').count();
+                self.lines += added.split(|byte| *byte == b'\n').count() - 1;
                 self.lengths.insert(path, known + added.len() as u64);
             }
         }
@@ -163,13 +163,19 @@ pub(crate) fn good_checkpoints(
             good.entry(run).or_default().push(GoodCheckpoint { epochs: *epochs, written, path });
         }
     }
-    good.values_mut().for_each(|good| good.sort());
+    for good in good.values_mut() {
+        good.sort();
+    }
     Ok(good)
 }
 
 /// Returns SHA-256 in hexadecimal digits, as events give it.
 pub(crate) fn digest_of(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut digits = String::new();
+    for byte in Sha256::digest(bytes) {
+        digits.push_str(&format!("{byte:02x}"));
+    }
+    digits
 }
 
 /// A checkpoint file.

@@ -31,10 +31,7 @@ pub(crate) fn round(program: &Program, home: &Home, expected: &Outcome, ledger: 
     findings.faults.extend(states(program, home, expected)?);
     attempts(program, home, ledger, &mut findings)?;
     epochs(&stories(home)?, ledger, &mut findings);
-    let (verdict, detail) = program.database_verdict(home.root())?;
-    if verdict != "fine" {
-        findings.faults.push(format!("the doctor on the database: {verdict}, {detail}"));
-    }
+    findings.faults.extend(program.database_fault(home.root())?);
     Ok(findings)
 }
 
