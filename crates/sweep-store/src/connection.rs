@@ -1,7 +1,7 @@
 //! Opening the file: where it may lie, settings of the connections, and which schemas are accepted.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -14,6 +14,9 @@ use crate::upgrade::{self, beside, check_not_newer, known_version, schema_versio
 
 /// How long a connection waits for another process's lock. Write transactions last milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pause before a connection is tried again.
+const BETWEEN_CONNECTIONS: Duration = Duration::from_millis(20);
 
 /// Pages in the write-ahead log before they are merged into the file: 16 MiB, four times SQLite's default. Runs are
 /// spread over the file by their ids, and the rarer the merges, the fewer pages they write (`examples/overhead.rs`: a
@@ -38,13 +41,33 @@ pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection> {
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY_TIMEOUT)
         .pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
-    let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+    let mut connection = connect(&options).await.map_err(failed)?;
     let found = schema_version(&mut connection).await.map_err(failed)?;
     check_not_newer(path, found)?;
     if found < known_version() {
         upgrade::migrate(path, &mut connection).await?;
     }
     Ok(connection)
+}
+
+/// Connects. SQLite does not wait for others while a file changes to the write-ahead log, as two programs that create one
+/// database do at the same time, so that is tried again as long as other locks are waited for.
+async fn connect(options: &SqliteConnectOptions) -> sqlx::Result<SqliteConnection> {
+    let begin = Instant::now();
+    loop {
+        match SqliteConnection::connect_with(options).await {
+            Err(error) if is_busy(&error) && begin.elapsed() < BUSY_TIMEOUT => {
+                tokio::time::sleep(BETWEEN_CONNECTIONS).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Returns whether somebody else had the file: SQLITE_BUSY, of any kind.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == 5)
 }
 
 /// Opens the reading pool without touching the file yet.
