@@ -13,7 +13,7 @@ use std::time::Instant;
 use common::{NOW, complete, records, started, succeeded};
 use sweep_core::event::Event;
 use sweep_core::spec::{RunId, RunSpec};
-use sweep_store::{Key, Metric, Store};
+use sweep_store::{At, Metric, Store};
 
 #[tokio::main]
 async fn main() {
@@ -54,12 +54,9 @@ async fn measure(count: u64) -> f64 {
     store.reader().results(Some(sweep)).await.unwrap();
     line("results", &start);
     let start = Clock::start();
-    store
-        .reader()
-        .compare(&[Key::Backbone], &[Key::EpsilonSchedule], Metric::Robust, Some(sweep))
-        .await
-        .unwrap();
-    line("compare", &start);
+    let metrics = [Metric::Clean, Metric::Robust, Metric::ExpectedRobustness];
+    store.reader().measured(Some(sweep), &metrics, At::Last).await.unwrap();
+    line("measured, to compare", &start);
     store.close().await.unwrap();
     println!(
         "  {:<34}{:>9.1} kB",

@@ -1,46 +1,31 @@
-//! Comparisons: results folded over seeds into a table of means.
+//! What tables are made of: the runs of a sweep with their specifications, where they stand, and the numbers asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use sqlx::sqlite::{Sqlite, SqliteRow};
+use sqlx::{QueryBuilder, Row as _};
+use sweep_core::epsilon::{Epsilon, ParseEpsilonError};
+use sweep_core::event::FailureClass;
+use sweep_core::metrics::Count;
+use sweep_core::spec::RunId;
 
 use crate::error::Result;
 use crate::reader::Reader;
 use crate::register::SweepId;
-use crate::results::ResultRow;
+use crate::row;
+use crate::state::State;
 
-/// What results are grouped by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Key {
-    /// Name of the backbone.
-    Backbone,
-    /// Name of the dataset.
-    Dataset,
-    /// The radius that training ends at.
-    TargetEpsilon,
-    /// How it gets there.
-    EpsilonSchedule,
-    /// The seed; folded unless it is asked for.
-    Seed,
-    /// Effective batch size.
-    BatchSize,
-    /// The budget.
-    Epochs,
-    /// Of the backbone.
-    LearningRate,
-}
-
-/// What is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+/// A number that runs are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Metric {
     /// Accuracy without an attack, a fraction.
     Clean,
     /// Accuracy under attack at the target epsilon, a fraction.
     Robust,
+    /// Accuracy under attack at this epsilon, a fraction.
+    RobustAt(Epsilon),
     /// Area under accuracy over epsilon up to the target epsilon, a fraction.
     ExpectedRobustness,
     /// First epoch with validation clean accuracy above 5 %.
@@ -49,260 +34,323 @@ pub enum Metric {
     DelayAboveChance,
     /// Clean accuracy of standard fine-tuning less the run's own, a fraction.
     CleanDrop,
+    /// Clean accuracy on the validation split after the last epoch, a fraction.
+    ValidationClean,
     /// Training time in seconds.
     TrainSeconds,
 }
 
-/// A text that names no key or metric.
+/// What a metric counts in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A fraction of a split in [0, 1], or a difference of two; people read it in percent.
+    Fraction,
+    /// Epochs.
+    Epochs,
+    /// Seconds.
+    Seconds,
+}
+
+/// Which weights are compared, and on which images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum At {
+    /// Those of the last epoch, on the test split.
+    #[default]
+    Last,
+    /// Those after this many epochs, from 1, on the validation split. Clean, robust (at the target epsilon) and
+    /// training time are known then.
+    Epoch(u32),
+}
+
+/// A text that names no metric.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is none of {}", known.join(", "))]
-pub struct UnknownName {
-    /// The text.
-    pub found: String,
-    /// What is accepted.
-    pub known: Vec<&'static str>,
+pub enum UnknownMetric {
+    /// No such name.
+    #[error("`{found}` is none of {}", known.join(", "))]
+    Name {
+        /// The text.
+        found: String,
+        /// What is accepted.
+        known: Vec<String>,
+    },
+    /// What follows `robust@` is no epsilon.
+    #[error("after `robust@`: {0}")]
+    Epsilon(#[from] ParseEpsilonError),
 }
 
-/// The runs of one cell, folded.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Summary {
-    /// Mean over the runs that have the metric; `None` without any.
-    pub mean: Option<f64>,
-    /// Sample standard deviation (over n - 1); `None` for fewer than two.
-    pub standard_deviation: Option<f64>,
-    /// Runs that have the metric.
-    pub n: usize,
-    /// Runs in the cell, finished or not.
-    pub runs: usize,
+/// A text that names no moment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither `last` nor `epoch:N` with a number from 1")]
+pub struct UnknownMoment(String);
+
+/// One number of one run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// In the metric's unit.
+    pub value: f64,
+    /// What was counted, where the number is an accuracy.
+    pub count: Option<Count>,
 }
 
-/// A table of summaries.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Pivot {
-    /// What is compared.
-    pub metric: Metric,
-    /// What rows are grouped by.
-    pub row_keys: Vec<Key>,
-    /// What columns are grouped by.
-    pub column_keys: Vec<Key>,
-    /// One value a row key in each: numbers in increasing order, names in the order of the sweep.
-    pub rows: Vec<Vec<String>>,
-    /// One value a column key in each, ordered like rows.
-    pub columns: Vec<Vec<String>>,
-    /// One entry a column in each, `None` where there are no runs.
-    pub cells: Vec<Vec<Option<Summary>>>,
-    /// Keys, other than the seed, that are not grouped by and yet differ between runs of one cell. A mean over those
-    /// mixes different experiments; tell the reader.
-    pub mixed: Vec<Key>,
-}
-
-impl Key {
-    /// Every key.
-    pub const ALL: [Self; 8] = [
-        Self::Backbone,
-        Self::Dataset,
-        Self::TargetEpsilon,
-        Self::EpsilonSchedule,
-        Self::Seed,
-        Self::BatchSize,
-        Self::Epochs,
-        Self::LearningRate,
-    ];
-
-    /// Returns the name of the key in the sweep file and in the view `results`.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Backbone => "backbone",
-            Self::Dataset => "dataset",
-            Self::TargetEpsilon => "target_epsilon",
-            Self::EpsilonSchedule => "epsilon_schedule",
-            Self::Seed => "seed",
-            Self::BatchSize => "batch_size",
-            Self::Epochs => "epochs",
-            Self::LearningRate => "learning_rate",
-        }
-    }
-
-    /// Returns a result's value as people read it.
-    fn text(self, row: &ResultRow) -> String {
-        match self {
-            Self::Backbone => row.backbone.clone(),
-            Self::Dataset => row.dataset.clone(),
-            Self::TargetEpsilon => row.target_epsilon.to_string(),
-            Self::EpsilonSchedule => row.epsilon_schedule.clone(),
-            Self::Seed => row.seed.to_string(),
-            Self::BatchSize => row.batch_size.to_string(),
-            Self::Epochs => row.epochs.to_string(),
-            Self::LearningRate => row.learning_rate.to_string(),
-        }
-    }
-
-    /// Returns what values are ordered by before their first appearance: a number, or the same for all names.
-    fn number(self, row: &ResultRow) -> f64 {
-        match self {
-            Self::Backbone | Self::Dataset | Self::EpsilonSchedule => 0.0,
-            Self::TargetEpsilon => row.target_epsilon.value(),
-            Self::Seed => row.seed as f64,
-            Self::BatchSize => f64::from(row.batch_size),
-            Self::Epochs => f64::from(row.epochs),
-            Self::LearningRate => row.learning_rate,
-        }
-    }
+/// A run as tables see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeasuredRun {
+    /// The run.
+    pub id: RunId,
+    /// Where it stands.
+    pub state: State,
+    /// Why its latest attempt failed, if it did.
+    pub failure: Option<FailureClass>,
+    /// Whether it waits for a run that failed or was cancelled.
+    pub blocked: bool,
+    /// The run whose final model it starts from.
+    pub depends_on: Option<RunId>,
+    /// Epochs trained and validated so far.
+    pub epochs_done: u32,
+    /// Its specification as it was first registered: JSON.
+    pub spec: String,
+    /// One entry a metric asked for; `None` while it is not known.
+    pub values: Vec<Option<Measured>>,
 }
 
 impl Metric {
-    /// Every metric.
-    pub const ALL: [Self; 7] = [
+    /// Every metric without a parameter.
+    pub const PLAIN: [Self; 8] = [
         Self::Clean,
         Self::Robust,
         Self::ExpectedRobustness,
         Self::Delay,
         Self::DelayAboveChance,
         Self::CleanDrop,
+        Self::ValidationClean,
         Self::TrainSeconds,
     ];
 
-    /// Returns the name of its column in the view `results`.
-    pub const fn label(self) -> &'static str {
+    /// Returns what it counts in.
+    pub const fn unit(self) -> Unit {
+        match self {
+            Self::Clean
+            | Self::Robust
+            | Self::RobustAt(_)
+            | Self::ExpectedRobustness
+            | Self::CleanDrop
+            | Self::ValidationClean => Unit::Fraction,
+            Self::Delay | Self::DelayAboveChance => Unit::Epochs,
+            Self::TrainSeconds => Unit::Seconds,
+        }
+    }
+
+    /// Returns whether the larger of two numbers is the better one.
+    pub const fn prefers_high(self) -> bool {
+        match self {
+            Self::Clean
+            | Self::Robust
+            | Self::RobustAt(_)
+            | Self::ExpectedRobustness
+            | Self::ValidationClean => true,
+            Self::Delay | Self::DelayAboveChance | Self::CleanDrop | Self::TrainSeconds => false,
+        }
+    }
+
+    /// Returns whether it is known for the weights of `at`.
+    pub const fn is_known_at(self, at: At) -> bool {
+        match at {
+            At::Last => true,
+            At::Epoch(_) => matches!(self, Self::Clean | Self::Robust | Self::TrainSeconds),
+        }
+    }
+
+    /// Returns its name without the epsilon, which is that of its column in the view `results` where there is one.
+    const fn name(self) -> &'static str {
         match self {
             Self::Clean => "clean",
-            Self::Robust => "robust",
+            Self::Robust | Self::RobustAt(_) => "robust",
             Self::ExpectedRobustness => "expected_robustness",
             Self::Delay => "delay",
             Self::DelayAboveChance => "delay_above_chance",
             Self::CleanDrop => "clean_drop",
+            Self::ValidationClean => "validation_clean",
             Self::TrainSeconds => "train_seconds",
         }
-    }
-
-    /// Returns a result's value, if it has one.
-    pub fn of(self, row: &ResultRow) -> Option<f64> {
-        match self {
-            Self::Clean => row.clean,
-            Self::Robust => row.robust,
-            Self::ExpectedRobustness => row.expected_robustness,
-            Self::Delay => row.delay.map(f64::from),
-            Self::DelayAboveChance => row.delay_above_chance.map(f64::from),
-            Self::CleanDrop => row.clean_drop,
-            Self::TrainSeconds => row.train_seconds,
-        }
-    }
-}
-
-impl FromStr for Key {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        named(text, &Self::ALL, Self::label)
-    }
-}
-
-impl FromStr for Metric {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        named(text, &Self::ALL, Self::label)
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(self.label())
     }
 }
 
 impl fmt::Display for Metric {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(self.label())
+        match self {
+            Self::RobustAt(epsilon) => formatter.pad(&format!("robust@{epsilon}")),
+            plain => formatter.pad(plain.name()),
+        }
     }
 }
 
-fn named<T: Copy>(text: &str, all: &[T], label: fn(T) -> &'static str) -> Result<T, UnknownName> {
-    let unknown = || UnknownName { found: text.to_owned(), known: all.iter().copied().map(label).collect() };
-    all.iter().copied().find(|one| label(*one) == text).ok_or_else(unknown)
+impl Serialize for Metric {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for Metric {
+    type Err = UnknownMetric;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMetric> {
+        if let Some(epsilon) = text.strip_prefix("robust@") {
+            return Ok(Self::RobustAt(epsilon.parse()?));
+        }
+        Self::PLAIN.into_iter().find(|metric| metric.name() == text).ok_or_else(|| {
+            let mut known: Vec<String> = Self::PLAIN.iter().map(ToString::to_string).collect();
+            known.insert(2, "robust@EPSILON".to_owned());
+            UnknownMetric::Name { found: text.to_owned(), known }
+        })
+    }
+}
+
+impl FromStr for At {
+    type Err = UnknownMoment;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMoment> {
+        let epoch = |text: &str| text.strip_prefix("epoch:")?.parse().ok().filter(|epoch| *epoch > 0);
+        match text {
+            "last" => Ok(Self::Last),
+            other => epoch(other).map(Self::Epoch).ok_or_else(|| UnknownMoment(text.to_owned())),
+        }
+    }
+}
+
+impl Measured {
+    fn of(correct: u32, total: u32) -> Self {
+        let count = Count { correct, total };
+        Self { value: count.accuracy(), count: Some(count) }
+    }
 }
 
 impl Reader {
-    /// Groups the results of a sweep, or of all runs, by `rows` and `columns`, and folds the rest (meant: the seeds)
-    /// into mean, sample standard deviation and counts.
-    pub async fn compare(
+    /// Returns the runs of a sweep in the order of expansion, or all runs in the order of their ids, each with one
+    /// number a metric, in the order asked for. Runs that others of them start from (pretraining) are left out.
+    ///
+    /// Only what is asked for is looked up: a metric costs a look at the measurements of every run. One that is not
+    /// [known](Metric::is_known_at) at an epoch is `None` there.
+    pub async fn measured(
         &self,
-        rows: &[Key],
-        columns: &[Key],
-        metric: Metric,
         sweep: Option<SweepId>,
-    ) -> Result<Pivot> {
-        Ok(pivot(&self.results(sweep).await?, rows, columns, metric))
+        metrics: &[Metric],
+        at: At,
+    ) -> Result<Vec<MeasuredRun>> {
+        let mut rows = statement(sweep, metrics, at);
+        let rows = rows.build().fetch_all(self.pool()).await;
+        let read = |rows: Vec<SqliteRow>| rows.iter().map(|row| measured_run(row, metrics, at)).collect();
+        rows.and_then(read).map_err(self.failed("read runs to compare"))
     }
 }
 
-/// Folds results that are already read; see [`Reader::compare`].
-pub fn pivot(results: &[ResultRow], row_keys: &[Key], column_keys: &[Key], metric: Metric) -> Pivot {
-    let (rows, row_of) = groups(results, row_keys);
-    let (columns, column_of) = groups(results, column_keys);
-    let mut members: BTreeMap<(usize, usize), Vec<&ResultRow>> = BTreeMap::new();
-    for (index, result) in results.iter().enumerate() {
-        members.entry((row_of[index], column_of[index])).or_default().push(result);
+/// One row a run; what metric `i` needs is in the columns `value_i`, or `correct_i` and `total_i`.
+fn statement(sweep: Option<SweepId>, metrics: &[Metric], at: At) -> QueryBuilder<Sqlite> {
+    let mut sql = QueryBuilder::new(
+        "SELECT v.id, v.state, v.failure_class, v.blocked, v.depends_on, p.spec,
+            CASE v.state WHEN 'succeeded' THEN v.epochs ELSE v.epochs_done END AS epochs_done",
+    );
+    for (index, metric) in metrics.iter().enumerate() {
+        sql.push(match accuracy(*metric, at) {
+            Some(_) => format!(", a{index}.correct AS correct_{index}, a{index}.total AS total_{index}"),
+            None => format!(", {} AS value_{index}", value(*metric, at)),
+        });
     }
-    let mut cells = vec![vec![None; columns.len()]; rows.len()];
-    for ((row, column), runs) in &members {
-        cells[*row][*column] = Some(summary(runs, metric));
-    }
-    let grouped: Vec<Key> = row_keys.iter().chain(column_keys).copied().collect();
-    Pivot {
-        metric,
-        row_keys: row_keys.to_vec(),
-        column_keys: column_keys.to_vec(),
-        rows,
-        columns,
-        cells,
-        mixed: mixed(&members, &grouped),
-    }
-}
-
-/// Returns the distinct values of the keys in order, and for every result the index of its own.
-fn groups(results: &[ResultRow], keys: &[Key]) -> (Vec<Vec<String>>, Vec<usize>) {
-    let first_seen = keys.iter().map(|key| first_appearances(results, *key)).collect::<Vec<_>>();
-    let order = |result: &ResultRow| -> Vec<usize> {
-        keys.iter().zip(&first_seen).map(|(key, ranks)| ranks[&key.text(result)]).collect()
+    match sweep {
+        Some(_) => {
+            sql.push(" FROM sweep_runs s JOIN results v ON v.id = s.run JOIN specs p ON p.run = s.run")
+        }
+        None => sql.push(" FROM results v JOIN specs p ON p.run = v.id"),
     };
-    let mut distinct: BTreeMap<Vec<usize>, Vec<String>> = BTreeMap::new();
-    for result in results {
-        distinct.entry(order(result)).or_insert_with(|| keys.iter().map(|key| key.text(result)).collect());
-    }
-    let place: BTreeMap<&Vec<usize>, usize> = distinct.keys().zip(0..).collect();
-    let places = results.iter().map(|result| place[&order(result)]).collect();
-    (distinct.into_values().collect(), places)
-}
-
-/// Returns the rank of every value of a key: by number, then by first appearance.
-fn first_appearances(results: &[ResultRow], key: Key) -> BTreeMap<String, usize> {
-    let mut seen = BTreeSet::new();
-    let mut values: Vec<(f64, String)> = Vec::new();
-    for result in results {
-        let text = key.text(result);
-        if seen.insert(text.clone()) {
-            values.push((key.number(result), text));
+    for (index, metric) in metrics.iter().enumerate() {
+        if let Some(counts) = accuracy(*metric, at) {
+            sql.push(format!(" LEFT JOIN {counts} a{index} ON a{index}.run = v.id"));
+            restrict(&mut sql, &format!("a{index}"), *metric, at);
         }
     }
-    values.sort_by(|left, right| left.0.total_cmp(&right.0));
-    values.into_iter().map(|(_, text)| text).zip(0..).collect()
+    match sweep {
+        Some(SweepId(sweep)) => {
+            sql.push(
+                " WHERE NOT EXISTS (SELECT 1 FROM runs d JOIN sweep_runs t ON t.run = d.id
+                    WHERE d.depends_on = v.id AND t.sweep = s.sweep) AND s.sweep = ",
+            );
+            sql.push_bind(sweep).push(" ORDER BY s.position");
+        }
+        None => {
+            sql.push(" WHERE NOT EXISTS (SELECT 1 FROM runs d WHERE d.depends_on = v.id) ORDER BY v.id");
+        }
+    }
+    sql
 }
 
-fn summary(runs: &[&ResultRow], metric: Metric) -> Summary {
-    let values: Vec<f64> = runs.iter().filter_map(|run| metric.of(run)).collect();
-    let n = values.len();
-    let mean = (n > 0).then(|| values.iter().sum::<f64>() / n as f64);
-    let deviation = |mean: f64| {
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        (squares / (n - 1) as f64).sqrt()
+/// Returns where the counts of an accuracy are, with columns `correct` and `total`.
+const fn accuracy(metric: Metric, at: At) -> Option<&'static str> {
+    match (metric, at) {
+        (Metric::Clean | Metric::Robust | Metric::RobustAt(_), At::Last) => Some("evaluations"),
+        (Metric::Clean, At::Epoch(_)) => {
+            Some("(SELECT run, epoch, clean_correct AS correct, validation_total AS total FROM epochs)")
+        }
+        (Metric::Robust, At::Epoch(_)) => {
+            Some("(SELECT run, epoch, robust_correct AS correct, validation_total AS total FROM epochs)")
+        }
+        _ => None,
+    }
+}
+
+/// Adds what makes an accuracy's row the one that is meant: all columns of the primary key.
+fn restrict(sql: &mut QueryBuilder<Sqlite>, alias: &str, metric: Metric, at: At) {
+    if let At::Epoch(epoch) = at {
+        sql.push(format!(" AND {alias}.epoch = ")).push_bind(i64::from(epoch) - 1);
+        return;
+    }
+    sql.push(format!(
+        " AND {alias}.epochs = v.epochs AND {alias}.split = 'test' AND {alias}.norm = v.evaluation_norm"
+    ));
+    let (attack, epsilon) = match metric {
+        Metric::Robust => ("CASE v.target_epsilon WHEN '0' THEN 'none' ELSE v.evaluation_attack END", None),
+        Metric::RobustAt(epsilon) if !epsilon.is_zero() => ("v.evaluation_attack", Some(epsilon)),
+        _ => ("'none'", Some(Epsilon::ZERO)),
     };
-    Summary { mean, standard_deviation: mean.filter(|_| n > 1).map(deviation), n, runs: runs.len() }
+    sql.push(format!(" AND {alias}.attack = {attack} AND {alias}.epsilon = "));
+    match epsilon {
+        Some(epsilon) => sql.push_bind(epsilon.to_string()),
+        None => sql.push("v.target_epsilon"),
+    };
 }
 
-fn mixed(members: &BTreeMap<(usize, usize), Vec<&ResultRow>>, grouped: &[Key]) -> Vec<Key> {
-    let differ = |runs: &Vec<&ResultRow>, key: Key| runs.iter().any(|run| key.text(run) != key.text(runs[0]));
-    let differs = |key: &Key| members.values().any(|runs| differ(runs, *key));
-    let folded = Key::ALL.into_iter().filter(|key| *key != Key::Seed && !grouped.contains(key));
-    folded.filter(differs).collect()
+/// Returns the expression of a metric that is no count.
+fn value(metric: Metric, at: At) -> String {
+    match (metric, at) {
+        (Metric::TrainSeconds, At::Epoch(epoch)) => format!(
+            "(SELECT CASE WHEN max(e.epoch) + 1 = {epoch} THEN sum(e.train_seconds) END FROM epochs e
+              WHERE e.run = v.id AND e.epoch < {epoch})"
+        ),
+        (_, At::Epoch(_)) => "NULL".to_owned(),
+        (metric, At::Last) => format!("v.{}", metric.name()),
+    }
+}
+
+fn measured_run(row: &SqliteRow, metrics: &[Metric], at: At) -> sqlx::Result<MeasuredRun> {
+    let failure: Option<&str> = row.try_get("failure_class")?;
+    let number = |(index, metric): (usize, &Metric)| measured(row, index, *metric, at);
+    Ok(MeasuredRun {
+        id: row::run_id(row, "id")?,
+        state: row.try_get("state")?,
+        failure: failure.map(|class| row::label(class, "failure_class")).transpose()?,
+        blocked: row.try_get("blocked")?,
+        depends_on: row::optional_run_id(row, "depends_on")?,
+        epochs_done: row.try_get("epochs_done")?,
+        spec: row.try_get("spec")?,
+        values: metrics.iter().enumerate().map(number).collect::<sqlx::Result<_>>()?,
+    })
+}
+
+fn measured(row: &SqliteRow, index: usize, metric: Metric, at: At) -> sqlx::Result<Option<Measured>> {
+    if accuracy(metric, at).is_some() {
+        let correct: Option<u32> = row.try_get(format!("correct_{index}").as_str())?;
+        let total: Option<u32> = row.try_get(format!("total_{index}").as_str())?;
+        return Ok(correct.zip(total).map(|(correct, total)| Measured::of(correct, total)));
+    }
+    // Some are sums of integers, which SQLite returns as integers.
+    let value: Option<f64> = row.try_get_unchecked(format!("value_{index}").as_str())?;
+    Ok(value.map(|value| Measured { value, count: None }))
 }

@@ -36,7 +36,7 @@ mod upgrade;
 
 pub use attempts::{Attempt, Cancelled, Outcome, Progress, Report, RunningAttempt, Settlement};
 pub use clock::now_ms;
-pub use compare::{Key, Metric, Pivot, Summary, UnknownName, pivot};
+pub use compare::{At, Measured, MeasuredRun, Metric, Unit, UnknownMetric, UnknownMoment};
 pub use error::{Candidate, Error, Result};
 pub use evidence::{CheckpointRow, EpochRow, EvaluationRow, ModelRow, Provenance};
 pub use ingest::Ingested;

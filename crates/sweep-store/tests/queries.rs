@@ -1,15 +1,12 @@
-//! Queries, prefixes and comparisons.
+//! Queries and prefixes.
 #![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod common;
 
 use std::time::Duration;
 
-use common::{Home, NOW, evaluated, records, spec, specs, started, succeeded};
-use sweep_core::epsilon::Epsilon;
-use sweep_core::schedule::{EpsilonSchedule, Granularity};
-use sweep_core::spec::RunSpec;
-use sweep_store::{Cell, Error, Key, Limits, Metric, Reader, Summary};
+use common::{Home, specs};
+use sweep_store::{Cell, Error, Limits, Reader};
 
 const LIMITS: Limits = Limits { rows: 1_000, time: Duration::from_mins(1) };
 
@@ -81,81 +78,6 @@ async fn prefixes_fit_one_run_or_say_which() {
     for wild in ["%", "_", "'", "g"] {
         assert!(matches!(reader.resolve_run(wild).await, Err(Error::UnknownRun { .. })), "{wild}");
     }
-}
-
-/// Two schedules at two targets with three seeds; the accuracy is known.
-async fn compared() -> Home {
-    let home = Home::new().await;
-    let mut specs: Vec<RunSpec> = Vec::new();
-    for schedule in
-        [EpsilonSchedule::Ramp { start: 1, end: 3, per: Granularity::Epoch }, EpsilonSchedule::Fixed]
-    {
-        for target in [10, 2] {
-            let point = |seed| RunSpec {
-                epsilon_schedule: schedule.clone(),
-                target_epsilon: Epsilon::from_255ths(target),
-                ..spec(seed)
-            };
-            specs.extend((0..3).map(point));
-        }
-    }
-    let (_, runs) = home.register(&specs).await;
-    // The last run of the fixed schedule never finishes.
-    for (spec, run) in specs.iter().zip(&runs).take(11) {
-        home.store.claim(*run, "test", NOW).await.unwrap();
-        let correct = 10 + spec.seed as u32;
-        let events = [started(*run, 1, 0), evaluated(spec.target_epsilon, correct, 100)];
-        home.store.ingest(*run, 1, &records(events), 1).await.unwrap();
-        home.store.settle(*run, 1, &succeeded(), NOW).await.unwrap();
-    }
-    home
-}
-
-#[tokio::test]
-async fn seeds_are_folded_into_mean_and_deviation() {
-    let home = compared().await;
-    let reader = home.store.reader();
-    let sweep = reader.sweep_named("test").await.unwrap();
-    let pivot = reader
-        .compare(&[Key::EpsilonSchedule], &[Key::TargetEpsilon], Metric::Robust, Some(sweep))
-        .await
-        .unwrap();
-    assert_eq!(pivot.rows, [["ramp 1-3"], ["fixed"]], "names in the order of the sweep");
-    assert_eq!(pivot.columns, [["2/255"], ["10/255"]], "numbers in increasing order");
-    assert_eq!(pivot.mixed, []);
-    let full = pivot.cells[0][0].unwrap();
-    assert_eq!((full.n, full.runs), (3, 3));
-    assert!((full.mean.unwrap() - 0.11).abs() < 1e-12);
-    assert!((full.standard_deviation.unwrap() - 0.01).abs() < 1e-12, "sample deviation of 0.10, 0.11, 0.12");
-    let partial = pivot.cells[1][0].unwrap();
-    assert_eq!((partial.n, partial.runs), (2, 3));
-    assert!((partial.mean.unwrap() - 0.105).abs() < 1e-12);
-}
-
-#[tokio::test]
-async fn means_over_different_experiments_are_pointed_out() {
-    let home = compared().await;
-    let pivot = home.store.reader().compare(&[Key::Backbone], &[], Metric::Clean, None).await.unwrap();
-    assert_eq!(pivot.mixed, [Key::TargetEpsilon, Key::EpsilonSchedule]);
-    assert_eq!(pivot.columns, [Vec::<String>::new()]);
-    assert_eq!(pivot.cells[0][0], Some(Summary { mean: None, standard_deviation: None, n: 0, runs: 12 }));
-    let seeds = [Key::Backbone, Key::Seed];
-    let pivot = home
-        .store
-        .reader()
-        .compare(&seeds, &[Key::EpsilonSchedule, Key::TargetEpsilon], Metric::Delay, None)
-        .await
-        .unwrap();
-    assert_eq!(pivot.rows, [["vit", "0"], ["vit", "1"], ["vit", "2"]]);
-    assert_eq!((pivot.columns.len(), pivot.mixed.len()), (4, 0));
-}
-
-#[tokio::test]
-async fn nothing_compared_is_an_empty_table() {
-    let home = Home::new().await;
-    let pivot =
-        home.store.reader().compare(&[Key::Backbone], &[Key::Dataset], Metric::Robust, None).await.unwrap();
-    assert_eq!((pivot.rows.len(), pivot.columns.len(), pivot.cells.len()), (0, 0, 0));
 }
 
 #[test]

@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sweep_core::Assignment;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::spec::RunId;
-use sweep_store::{Key, Metric};
+use sweep_report::pairs::Pairing;
+use sweep_report::{Condition, Key};
+use sweep_store::{At, Metric};
 use sweep_worker::NamedAttack;
 
 /// Sweeps of robust fine-tuning: expand a grid, train every run, compare.
@@ -270,26 +272,80 @@ pub(crate) struct QueryArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = COMPARE_EXAMPLES)]
 pub(crate) struct CompareArgs {
     /// Only the runs of this sweep, by name. Default: the sweep that ran last.
     #[arg(long)]
     pub(crate) sweep: Option<String>,
 
-    /// Keys that name a row. Default: every key that varies, but the columns' and the seed.
-    #[arg(long, value_delimiter = ',', value_name = "KEY")]
+    /// Only runs that fit: KEY=VALUE[,VALUE], KEY!=VALUE, KEY>=VALUE, …; may be repeated, all must fit. `state` is a key.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub(crate) conditions: Vec<Condition>,
+
+    /// Keys of the sweep file that name a row, such as `epsilon_schedule.start`. Default: those that vary, but the
+    /// columns' and the seed.
+    #[arg(long, value_delimiter = ',', value_name = "KEY", conflicts_with_all = ["pair", "paper"])]
     pub(crate) rows: Vec<Key>,
 
-    /// Key whose values are the columns.
-    #[arg(long, default_value = "epsilon_schedule", value_name = "KEY")]
-    pub(crate) columns: Key,
+    /// Keys whose values are the columns; `none` for one column a metric.
+    #[arg(long, value_delimiter = ',', default_value = "epsilon_schedule", value_name = "KEY", conflicts_with_all = ["pair", "paper"])]
+    pub(crate) columns: Vec<Key>,
 
-    /// What is compared: clean, robust, expected_robustness, delay, delay_above_chance, clean_drop, train_seconds.
-    #[arg(long, value_delimiter = ',', default_value = "clean,robust,expected_robustness")]
+    /// What is compared: clean, robust, robust@EPSILON, expected_robustness, delay, delay_above_chance, clean_drop,
+    /// validation_clean, train_seconds. Default: clean,robust,expected_robustness.
+    #[arg(long, value_delimiter = ',', conflicts_with = "paper")]
     pub(crate) metric: Vec<Metric>,
+
+    /// `last`: weights of the last epoch on the test split. `epoch:N`: after N epochs on the validation split.
+    #[arg(long, value_name = "MOMENT", default_value = "last", conflicts_with = "paper")]
+    pub(crate) at: At,
+
+    /// Order rows by their mean of this metric, the best first.
+    #[arg(long, value_name = "METRIC", conflicts_with_all = ["pair", "paper"])]
+    pub(crate) sort: Option<Metric>,
+
+    /// Add Wilson's 95 % interval to accuracies of a single run.
+    #[arg(long, conflicts_with_all = ["pair", "paper"])]
+    pub(crate) interval: bool,
+
+    /// Pair runs that are equal in everything but KEY, and test the differences SECOND - FIRST.
+    #[arg(long, value_name = "KEY=FIRST,SECOND", conflicts_with = "paper")]
+    pub(crate) pair: Option<Pairing>,
+
+    /// One test for each value of these keys. Default: one over all pairs.
+    #[arg(long, value_delimiter = ',', value_name = "KEY", requires = "pair")]
+    pub(crate) by: Vec<Key>,
+
+    /// List the pairs instead of the tests.
+    #[arg(long, requires = "pair")]
+    pub(crate) each: bool,
+
+    /// Make every seed a pair of its own instead of the mean over seeds.
+    #[arg(long, requires = "pair")]
+    pub(crate) each_seed: bool,
+
+    /// Lay the runs beside the published numbers of the paper, where model, dataset, epsilon and schedule agree.
+    #[arg(long)]
+    pub(crate) paper: bool,
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
+
+impl CompareArgs {
+    /// Returns whether there are to be no columns but the metrics.
+    pub(crate) fn lists(&self) -> bool {
+        matches!(&self.columns[..], [one] if one.name() == "none")
+    }
+}
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  sweep compare --where backbone=vit,swin --where 'target_epsilon>=4/255' --interval
+  sweep compare --rows epsilon_schedule.start --columns epsilon_schedule.end --metric expected_robustness
+  sweep compare --metric clean,robust@8/255,delay --format latex
+  sweep compare --pair epsilon_schedule=fixed,ramp:12-37 --by target_epsilon
+  sweep compare --paper";
 
 #[derive(Debug, Args)]
 #[command(after_help = EVALUATE_EXAMPLES)]
@@ -425,6 +481,8 @@ pub(crate) enum Format {
     Csv,
     /// A Markdown table.
     Markdown,
+    /// A LaTeX table with the rules of booktabs.
+    Latex,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod download;
 mod exit;
 mod files;
 mod hub;
+mod latex;
 mod printer;
 mod progress;
 mod size;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::Format;
 use crate::exit::bad_input;
+use crate::latex::{self, Heading, Tabular};
 
 /// Named columns and their rows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +35,7 @@ impl Rows {
             Format::Markdown => self.escaped().table(presets::ASCII_MARKDOWN),
             Format::Json => self.json()?,
             Format::Csv => self.csv()?,
+            Format::Latex => self.latex(),
         })
     }
 
@@ -45,12 +47,36 @@ impl Rows {
             table.add_row(row.iter().map(text));
         }
         for (index, column) in table.column_iter_mut().enumerate() {
-            if self.rows.iter().any(|row| row[index].is_number()) {
+            if self.is_numeric(index) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
         let lines = table.to_string();
         lines.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    }
+
+    /// Returns whether a column has numbers, or texts that all are.
+    fn is_numeric(&self, column: usize) -> bool {
+        let mut values = self.rows.iter().map(|row| &row[column]).filter(|value| !value.is_null()).peekable();
+        let is_number = |value: &Value| {
+            value.is_number() || value.as_str().is_some_and(|text| text.parse::<f64>().is_ok())
+        };
+        self.rows.iter().any(|row| row[column].is_number())
+            || values.peek().is_some() && values.all(is_number)
+    }
+
+    fn latex(&self) -> String {
+        let heading = |(place, title): (usize, &String)| Heading {
+            title: title.clone(),
+            is_number: self.is_numeric(place),
+        };
+        let cells = |row: &Vec<Value>| row.iter().map(|value| latex::number(&text(value))).collect();
+        Tabular {
+            columns: self.columns.iter().enumerate().map(heading).collect(),
+            rows: self.rows.iter().map(cells).collect(),
+            ..Tabular::default()
+        }
+        .render()
     }
 
     /// Returns the rows with texts that do not break a Markdown table.
@@ -126,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_table_in_four_forms() {
+    fn one_table_in_every_form() {
         let mut rows = Rows::new(&["name", "value"]);
         rows.push(vec![json!("a,b"), json!(1.5)]);
         rows.push(vec![Value::Null, json!(10)]);
@@ -136,6 +162,8 @@ mod tests {
             "| name | value |\n|------|-------|\n| a,b  |   1.5 |\n|      |    10 |\n"
         );
         assert_eq!(rows.render(Format::Table).unwrap(), " name  value\n a,b     1.5\n          10\n");
+        let latex = rows.render(Format::Latex).unwrap();
+        assert!(latex.contains("\\begin{tabular}{lr}") && latex.contains("\na,b & 1.5 \\\\\n"), "{latex}");
         let json: Value = serde_json::from_str(&rows.render(Format::Json).unwrap()).unwrap();
         assert_eq!(json, json!([{"name": "a,b", "value": 1.5}, {"name": null, "value": 10}]));
     }

@@ -1,0 +1,85 @@
+//! What can go wrong. Everything but a damaged store is somebody's wish that does not fit the runs at hand.
+
+use sweep_core::spec::RunId;
+use sweep_store::Metric;
+
+use crate::key::Key;
+
+/// The result of making a table.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a table cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] sweep_store::Error),
+    /// A stored specification is not one that this program understands.
+    #[error("the stored specification of run {run} cannot be read")]
+    Specification {
+        /// The run.
+        run: RunId,
+        /// What was wrong.
+        source: serde_json::Error,
+    },
+    /// No run has a key of that name.
+    #[error("no run has the key `{key}`{}; there is {known}", near.as_ref().map_or_else(String::new, |near| format!(" (did you mean `{near}`?)")))]
+    UnknownKey {
+        /// What was asked for.
+        key: Key,
+        /// The key that is spelled most alike.
+        near: Option<Key>,
+        /// The keys that vary between the runs, and the main ones.
+        known: String,
+    },
+    /// No run has that value.
+    #[error("no run has {key} = `{value}`; there is {known}")]
+    UnknownValue {
+        /// The key.
+        key: Key,
+        /// What was asked for.
+        value: String,
+        /// The values that there are.
+        known: String,
+    },
+    /// Several values fit where one is needed.
+    #[error("{key} = `{value}` fits {known}; say which")]
+    AmbiguousValue {
+        /// The key.
+        key: Key,
+        /// What was asked for.
+        value: String,
+        /// The values that fit.
+        known: String,
+    },
+    /// A condition compares what has no order, or with what is no value of the key.
+    #[error("`{condition}`: {reason}")]
+    Condition {
+        /// The condition.
+        condition: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The conditions leave no run.
+    #[error("no run fits all conditions; each of them fits some")]
+    NothingLeft,
+    /// A pair was asked for with something else than two different values.
+    #[error("`{text}` does not name two values of {key}: write KEY=FIRST,SECOND; there is {known}")]
+    NotTwoValues {
+        /// The key.
+        key: Key,
+        /// What stood behind the equals sign.
+        text: String,
+        /// The values that there are.
+        known: String,
+    },
+    /// A metric was asked for that was not read.
+    #[error("the metric {metric} is not among those compared: {known}")]
+    MetricNotRead {
+        /// What was asked for.
+        metric: Metric,
+        /// What was read.
+        known: String,
+    },
+}
