@@ -10,6 +10,7 @@ pub(crate) mod fetch;
 pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod query;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod show;
