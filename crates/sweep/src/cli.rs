@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Measure a model at more radii, under other attacks or on other data.
     Evaluate(EvaluateArgs),
+    /// Write the paper's figures and tables of a sweep as one HTML page and files.
+    Report(ReportArgs),
     /// Write the results, one row a run.
     Export(ExportArgs),
     /// Make the database again from the files of the home folder; the old one is kept beside it.
@@ -446,6 +448,31 @@ pub(crate) enum NormName {
     Linf,
     /// Euclidean length of the change.
     L2,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The sweep, by name. Default: the sweep that ran last.
+    pub(crate) sweep: Option<String>,
+
+    /// Folder of the report, `report.html` and `figures/`; it appears whole, and replaces nothing but a report.
+    #[arg(long, short, value_name = "FOLDER", default_value = "report")]
+    pub(crate) output: PathBuf,
+
+    /// Forms of the figures' own files.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FORM", default_value = "svg,png")]
+    pub(crate) figures: Vec<FigureForm>,
+}
+
+/// Form of a figure's own file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FigureForm {
+    /// Vectors, for papers.
+    Svg,
+    /// Pixels, for slides.
+    Png,
+    /// No file; figures are in the page all the same.
+    None,
 }
 
 #[derive(Debug, Args)]

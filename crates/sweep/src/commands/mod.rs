@@ -13,6 +13,7 @@ pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod query;
 pub(crate) mod rebuild;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod select;
