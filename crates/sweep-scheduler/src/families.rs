@@ -115,13 +115,12 @@ mod tests {
 
     #[test]
     fn a_leader_serves_its_followers_and_theirs_up_to_where_they_leave_it() {
-        // All are clean for two epochs; the last two go on alike to the end of the fourth.
+        // All begin with the clean epochs of the first, whose ramp starts earliest; the others stay clean for longer.
         let runs = [ramp(2, 8), ramp(4, 4), ramp(4, 2)];
         let listed: Vec<(RunId, &RunSpec)> = runs.iter().map(|(run, spec)| (*run, spec)).collect();
         let specs: HashMap<RunId, &RunSpec> = listed.iter().copied().collect();
         let [first, second, third] = [runs[0].0, runs[1].0, runs[2].0];
         let families = Families::among(&listed);
-        // The ramp starts from 0 at the end of its first epoch.
         let common = families.lead(second).unwrap().epochs;
         let longer = families.lead(third).unwrap();
         assert_eq!(families.lead(first), None);

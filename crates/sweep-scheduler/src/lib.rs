@@ -6,7 +6,12 @@
 //! ```
 //!
 //! [`dispatch`] runs a sweep to its end, or goes on with it. Several schedulers may work on one home folder: claims are
-//! transactions, and the lock on an attempt's `log.txt` says whether somebody is alive in it. The scheduler prints
+//! transactions, and an attempt is dead only by two witnesses: the lock on its `log.txt` is free, and the process that its
+//! events name is gone from this host. Runs that begin alike wait for the one that trains their beginning, and
+//! [`retention`] decides which checkpoints stay.
+//!
+//! Whatever dies at whatever line, the next session repairs: each step is a transaction or a file that appears whole, and
+//! what a scheduler judged of an attempt's end lies beside its events before it is in the database. The scheduler prints
 //! nothing, installs no signal handlers (its caller raises a [`Stop`] level instead), and does no training: it never
 //! links a tensor library.
 

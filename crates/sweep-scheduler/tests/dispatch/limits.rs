@@ -271,6 +271,17 @@ async fn a_cancelled_run_is_stopped_and_left_out() {
 }
 
 #[tokio::test]
+async fn a_cancelled_run_whose_scheduler_is_gone_is_left_out_too() {
+    let fixture = Fixture::new(2).await;
+    let run = fixture.id(0);
+    fixture.store.claim(run, "gone", now_ms()).await.unwrap();
+    fixture.store.cancel(&[run], now_ms()).await.unwrap();
+    let summary = fixture.session(&fixture.settings("cpu")).await.summary;
+    assert_eq!((summary.cancelled, summary.succeeded, summary.attempts), (1, 1, 1));
+    assert_eq!(verdict(&fixture, 0, 1).unwrap().outcome, verdict::Outcome::Cancelled);
+}
+
+#[tokio::test]
 async fn the_end_of_a_killed_worker_lies_beside_its_events_and_that_of_a_good_one_does_not() {
     let fixture = Fixture::new(1).await;
     fixture.script(0, &Script::first(1, &[Action::Start, Action::Die { signal: 9 }]));
