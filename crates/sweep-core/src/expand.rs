@@ -29,6 +29,8 @@ use crate::validate::validate;
 pub const MAX_RUNS: usize = 100_000;
 /// Most comparisons of a point with an entry of `exclude`, `include` or `overrides`.
 const MAX_MATCHES: usize = 20_000_000;
+/// Most values of all points together.
+const MAX_VALUES: usize = 10_000_000;
 
 /// A sweep's runs in order, without duplicates.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,7 +110,26 @@ impl Sweep {
             );
             return Err(Problem::new("", message));
         }
+        let points = size.unwrap_or(0).saturating_add(self.include.len() as u64);
+        let values = points.saturating_mul(self.values_of_a_point() as u64);
+        if values > MAX_VALUES as u64 {
+            let message = format!(
+                "the points of the grid have up to {values} values together, expected at most {MAX_VALUES}"
+            );
+            return Err(Problem::new("matrix", message).hint(
+                "shorten long lists in `run`, `matrix`, `include` and `overrides`, or split the sweep",
+            ));
+        }
         Ok(())
+    }
+
+    /// Returns how many values a point has at most, but for the defaults.
+    fn values_of_a_point(&self) -> usize {
+        let axes = self.axes.iter().filter_map(|axis| axis.values.iter().map(Node::count).max());
+        let added = self.include.iter().chain(self.overrides.iter().map(|entry| &entry.set)).map(Node::count);
+        // However many entries add to a point, it has no more keys than there are.
+        let most = (self.include.len() + self.overrides.len()).min(RUN.len());
+        self.run.count() + axes.sum::<usize>() + added.max().unwrap_or(0) * most
     }
 
     /// Returns the points: what `run`, the matrix and `include` say, with the defaults of the top keys, overridden.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use crate::expand::overlap;
-use crate::grammar::{Field, Kind, check, join, kinds};
+use crate::grammar::{Field, Kind, Variant, check, join, kinds};
 use crate::node::Node;
 use crate::problem::{Collector, Problem, Problems, unknown};
 use crate::set::Assignment;
@@ -346,7 +346,7 @@ fn check_pattern(node: &Node, kind: &Kind, path: &str, problems: &mut Collector)
     };
     for (key, value) in entries {
         let place = join(path, key);
-        match (kind, kind.below(key)) {
+        match (kind, fitting(node, key, value, kind)) {
             (_, Some(below)) => check_pattern(value, below, &place, problems),
             (Kind::Tagged(variants), None) if key == "kind" => {
                 let kinds = kinds(variants);
@@ -360,6 +360,24 @@ fn check_pattern(node: &Node, kind: &Kind, path: &str, problems: &mut Collector)
             }
         }
     }
+}
+
+/// Returns the kind that the value of `key` in `node` is checked against. Variants of a tagged mapping may mean different
+/// things by one key: the variant that is named counts, or the first that takes the value, or the first.
+fn fitting<'a>(node: &Node, key: &str, value: &Node, kind: &'a Kind) -> Option<&'a Kind> {
+    let Kind::Tagged(variants) = kind else { return kind.below(key) };
+    let named = |variant: &&Variant| match node.get("kind") {
+        Some(Node::Text(tag)) => tag == variant.kind,
+        _ => true,
+    };
+    let fields = variants.iter().filter(named).flat_map(|variant| variant.fields);
+    let kinds: Vec<&Kind> = fields.filter(|field| field.name == key).map(|field| &field.kind).collect();
+    let takes = |kind: &&&Kind| {
+        let mut problems = Collector::default();
+        check_pattern(value, kind, "", &mut problems);
+        problems.reports() == 0
+    };
+    kinds.iter().find(takes).or(kinds.first()).copied()
 }
 
 fn overrides(root: &Node, problems: &mut Collector) -> Vec<Override> {

@@ -9,6 +9,9 @@ use crate::node::Node;
 use crate::problem::{Collector, Problem, unknown};
 use crate::quantity;
 
+/// Longest text, in characters: that of a path. Every run of a grid has its own copy.
+pub(crate) const LONGEST_TEXT: usize = 1000;
+
 /// What a value may be.
 #[derive(Debug)]
 pub(crate) enum Kind {
@@ -30,7 +33,8 @@ pub(crate) enum Kind {
     /// An amount of memory or disk such as `500GB` or `64GiB`; bytes in normal form.
     Size,
     Text,
-    /// A name, or `owner/name`: letters, digits, `.`, `_`, `-` and `/`.
+    /// A name, or `owner/name`: letters, digits, `.`, `_`, `-` and `/`. It never leads out of a folder: no part of it is
+    /// empty, `.` or `..`.
     Name,
     Choice(&'static [&'static str]),
     /// The word, which becomes a JSON null, or a value of the other kind.
@@ -108,8 +112,10 @@ impl Kind {
             Self::Duration => format!("a length of time such as {}", quantity::DURATION_EXAMPLES),
             Self::Size => format!("an amount such as {}", quantity::SIZE_EXAMPLES),
             Self::Or { word, kind } => format!("`{word}` or {}", kind.accepted()),
-            Self::Text => "a text".to_owned(),
-            Self::Name => "a name of letters, digits, `.`, `_`, `-` and `/`".to_owned(),
+            Self::Text => format!("a text of at most {LONGEST_TEXT} characters"),
+            Self::Name => {
+                "a name of at most 200 letters, digits, `.`, `_`, `-` and `/`, no part of it empty, `.` or `..`".to_owned()
+            }
             Self::Choice(choices) => format!("one of: {}", choices.join(", ")),
             Self::List { item, min, max } if min == max => {
                 format!("a list of {min}, each {}", item.accepted())
@@ -170,7 +176,9 @@ pub(crate) fn check(node: &Node, kind: &Kind, path: &str, problems: &mut Collect
         (Kind::Or { word, .. }, Node::Text(text)) if text == word => return Value::Null,
         (Kind::Or { kind, .. }, Node::Map(_)) => return check(node, kind, path, problems),
         (Kind::Or { kind, .. }, _) if accepts(node, kind) => return check(node, kind, path, problems),
-        (Kind::Text, Node::Text(text)) => (!text.is_empty()).then(|| Value::from(text.as_str())),
+        (Kind::Text, Node::Text(text)) => {
+            (1..=LONGEST_TEXT).contains(&text.chars().count()).then(|| Value::from(text.as_str()))
+        }
         (Kind::Name, Node::Text(text)) => is_name(text).then(|| Value::from(text.as_str())),
         (Kind::Choice(choices), Node::Text(text)) => {
             if !choices.contains(&text.as_str()) {
@@ -241,7 +249,8 @@ fn epsilon(node: &Node, path: &str, problems: &mut Collector) -> Value {
 
 fn is_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
-    !text.is_empty() && text.len() <= 200 && text.bytes().all(allowed)
+    let leads_on = |part: &str| !matches!(part, "" | "." | "..");
+    text.len() <= 200 && text.bytes().all(allowed) && text.split('/').all(leads_on)
 }
 
 fn object(

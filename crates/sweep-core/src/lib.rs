@@ -12,6 +12,7 @@ pub mod random;
 pub mod schedule;
 pub mod spec;
 pub mod trajectory;
+pub mod verdict;
 
 mod budget;
 mod expand;

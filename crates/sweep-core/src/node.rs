@@ -13,6 +13,11 @@ use crate::problem::Problem;
 pub(crate) const MAX_BYTES: usize = 1 << 20;
 /// Most values in a file after its aliases are expanded.
 const MAX_NODES: usize = 200_000;
+/// Most bytes of texts in a file after its aliases are expanded.
+const MAX_TEXT: usize = 4 * MAX_BYTES;
+/// Most brackets open at once and most `- ` or `? ` at the beginning of one line. The reader of YAML refuses far fewer levels,
+/// but only after its scanner has taken a time that grows with the square of their number.
+const MAX_OPEN: usize = 1000;
 
 /// One YAML value. Keys keep their order; it is the order of the grid.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,9 +41,21 @@ impl Node {
                 format!("the file has {} bytes, expected at most {MAX_BYTES}", text.len()),
             ));
         }
-        let left = Cell::new(MAX_NODES);
+        if is_deep(text) {
+            return Err(Problem::new("", format!("the file has more than {MAX_OPEN} levels of nesting")));
+        }
+        let left = Left { nodes: Cell::new(MAX_NODES), text: Cell::new(MAX_TEXT) };
         let document = serde_yaml::Deserializer::from_str(text);
         NodeSeed { left: &left }.deserialize(document).map_err(|error| Problem::new("", error.to_string()))
+    }
+
+    /// Returns the number of values, this one included.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::List(values) => 1 + values.iter().map(Self::count).sum::<usize>(),
+            Self::Map(entries) => 1 + entries.iter().map(|(_, value)| value.count()).sum::<usize>(),
+            _ => 1,
+        }
     }
 
     /// Returns the kind of value in words.
@@ -112,10 +129,32 @@ impl Node {
     }
 }
 
+/// Whether a text opens more levels than [`MAX_OPEN`]. Brackets within texts and comments count as well, which harms nobody.
+fn is_deep(text: &str) -> bool {
+    let mut open = 0_usize;
+    let brackets = text.bytes().any(|byte| {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        open > MAX_OPEN
+    });
+    brackets || text.lines().any(|line| leading_indicators(line) > MAX_OPEN)
+}
+
+/// Returns how many levels a line opens by `- ` and `? ` before anything else.
+fn leading_indicators(line: &str) -> usize {
+    let is_indicator = |part: &&str| matches!(*part, "-" | "?" | ":");
+    line.split_ascii_whitespace().take_while(is_indicator).count()
+}
+
 impl fmt::Display for Node {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => formatter.write_str(text),
+            // JSON has no such numbers.
+            Self::Float(value) if !value.is_finite() => write!(formatter, "{value}"),
             node => write!(formatter, "{}", Value::from(node)),
         }
     }
@@ -137,19 +176,25 @@ impl From<&Node> for Value {
     }
 }
 
-/// Reads a [`Node`] and counts down what is still allowed.
+/// What is still allowed.
+struct Left {
+    nodes: Cell<usize>,
+    text: Cell<usize>,
+}
+
+/// Reads a [`Node`] and counts down what is left.
 #[derive(Clone, Copy)]
 struct NodeSeed<'a> {
-    left: &'a Cell<usize>,
+    left: &'a Left,
 }
 
 impl<'de> DeserializeSeed<'de> for NodeSeed<'_> {
     type Value = Node;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
-        let left = self.left.get().checked_sub(1);
-        self.left
-            .set(left.ok_or_else(|| D::Error::custom(format!("more than {MAX_NODES} values in one file")))?);
+        let left = self.left.nodes.get().checked_sub(1);
+        let many = || D::Error::custom(format!("more than {MAX_NODES} values in one file, aliases expanded"));
+        self.left.nodes.set(left.ok_or_else(many)?);
         deserializer.deserialize_any(self)
     }
 }
@@ -194,7 +239,10 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
         Ok(Node::Float(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Node, E> {
+        let left = self.left.text.get().checked_sub(value.len());
+        let long = || E::custom(format!("more than {MAX_TEXT} bytes of texts in one file, aliases expanded"));
+        self.left.text.set(left.ok_or_else(long)?);
         Ok(Node::Text(value.to_owned()))
     }
 
@@ -268,6 +316,24 @@ mod tests {
             }
         }
         assert!(Node::parse(&"a".repeat(MAX_BYTES + 1)).is_err());
+    }
+
+    #[test]
+    fn aliases_multiply_neither_values_nor_texts() {
+        let long = format!("a: &a {}\nb: [{}]", "x".repeat(500_000), "*a,".repeat(1000));
+        assert!(Node::parse(&long).unwrap_err().message.contains("more than 4194304 bytes of texts"));
+        let many = format!("a: &a [{}]\nb: [{}]", "1,".repeat(1000), "*a,".repeat(1000));
+        let problem = Node::parse(&many).unwrap_err().message;
+        assert!(
+            problem.contains("more than 200000 values") || problem.contains("repetition limit"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn numbers_without_a_place_in_json_are_shown_as_they_are() {
+        let shown = |text| Node::parse(text).unwrap().to_string();
+        assert_eq!([".nan", ".inf", "-.inf"].map(shown), ["NaN", "inf", "-inf"]);
     }
 
     #[test]

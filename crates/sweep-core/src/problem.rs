@@ -16,15 +16,26 @@ pub struct Problem {
 
 impl Problem {
     /// Returns a problem at `path`.
+    ///
+    /// Texts are cut where they are longer than anybody reads: a value of a megabyte must not be told a thousand times.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), message: message.into(), hint: None }
+        Self { path: cut(path.into()), message: cut(message.into()), hint: None }
     }
 
     /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(cut(hint.into()));
         self
+    }
+}
+
+/// Cuts a text that is longer than any honest one.
+fn cut(text: String) -> String {
+    const LONGEST: usize = 4000;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
@@ -108,17 +119,31 @@ impl Collector {
     }
 }
 
-/// Returns the candidate most like `word`, if any is like it at all.
+/// Most candidates that a word is compared with, and the longest word that is: time is their product.
+const MOST_CANDIDATES: usize = 200;
+const LONGEST_WORD: usize = 100;
+
+/// Returns the candidate most like `word`, if any of the first [`MOST_CANDIDATES`] is like it at all.
 pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = candidates.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
+    if word.len() > LONGEST_WORD {
+        return None;
+    }
+    let comparable =
+        candidates.into_iter().take(MOST_CANDIDATES).filter(|candidate| candidate.len() <= LONGEST_WORD);
+    let scored = comparable.map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
     let best = scored.max_by(|left, right| left.0.total_cmp(&right.0))?;
     (best.0 > 0.8).then_some(best.1)
 }
 
 /// Returns a problem for an unknown `word`, with the nearest of `candidates` or all of them.
 pub(crate) fn unknown(what: &str, path: &str, word: &str, candidates: &[&str]) -> Problem {
+    let shown = &candidates[..candidates.len().min(MOST_CANDIDATES)];
+    let more = match candidates.len() - shown.len() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
     let problem =
-        Problem::new(path, format!("unknown {what} `{word}`, expected one of: {}", candidates.join(", ")));
+        Problem::new(path, format!("unknown {what} `{word}`, expected one of: {}{more}", shown.join(", ")));
     match did_you_mean(word, candidates.iter().copied()) {
         Some(candidate) => problem.hint(format!("did you mean `{candidate}`?")),
         None => problem,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::budget::MAX_EPOCHS;
-use crate::grammar::{Field, Kind, Open, Presence, Variant, default_node};
+use crate::grammar::{Field, Kind, LONGEST_TEXT, Open, Presence, Variant, default_node};
 use crate::quantity;
 use crate::tables::{BACKBONE, DATASET, EXECUTION, RUN};
 
@@ -47,7 +47,7 @@ fn named(fields: &[Field]) -> Value {
     })
 }
 
-const NAME: &str = "^[A-Za-z0-9._/-]{1,200}$";
+const NAME: &str = r"^(?!(.*/)?\.{0,2}(/|$))[A-Za-z0-9._/-]{1,200}$";
 const DOTTED: &str = r"^[a-z_]+(\.[a-z_]+)+$";
 
 fn properties(fields: &[Field], wrap: impl Fn(Value) -> Value) -> Map<String, Value> {
@@ -130,7 +130,7 @@ fn schema_of(kind: &Kind) -> Value {
         Kind::Duration => json!({ "type": "string", "pattern": quantity::DURATION_PATTERN }),
         Kind::Size => json!({ "type": "string", "pattern": quantity::SIZE_PATTERN }),
         Kind::Or { word, kind } => json!({ "anyOf": [{ "const": word }, schema_of(kind)] }),
-        Kind::Text => json!({ "type": "string", "minLength": 1 }),
+        Kind::Text => json!({ "type": "string", "minLength": 1, "maxLength": LONGEST_TEXT }),
         Kind::Name => json!({ "type": "string", "pattern": NAME }),
         Kind::Choice(choices) => json!({ "enum": choices }),
         Kind::List { item, min, max } => {

@@ -59,10 +59,14 @@ impl fmt::Display for Assignment {
     }
 }
 
+/// Most keys of a path; the deepest of a sweep file has six.
+const DEEPEST: usize = 32;
+
 fn is_path(text: &str) -> bool {
-    text.split('.').all(|key| {
-        !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
-    })
+    text.split('.').count() <= DEEPEST
+        && text.split('.').all(|key| {
+            !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+        })
 }
 
 impl Assignment {
@@ -138,7 +142,8 @@ mod tests {
         assert!(apply(file, "run.batch_size=2").unwrap_err().contains("--set +run.batch_size="));
         assert!(apply(file, "+run.epochs=2").unwrap_err().contains("already has"));
         assert!(apply(file, "~run.seed").is_err());
-        for text in ["", "=", "run.epochs", "run..epochs=1", "~", "+=1", "run.epochs=[1"] {
+        let deep = format!("+{}=1", vec!["a"; 100_000].join("."));
+        for text in [deep.as_str(), "", "=", "run.epochs", "run..epochs=1", "~", "+=1", "run.epochs=[1"] {
             assert!(text.parse::<Assignment>().is_err(), "{text}");
         }
     }

@@ -54,6 +54,31 @@ fn the_first_key_is_slowest_and_pretraining_comes_first() {
 }
 
 #[test]
+fn a_condition_means_by_a_key_what_its_kind_means_by_it() {
+    let axis = "matrix: {epsilon_schedule: [{kind: ramp, start: 3, end: 6}, {kind: auto, end: auto}], dataset: [shapes]}";
+    let of = |exclude: &str| {
+        let text = SMALL
+            .replace("matrix:\n  dataset: [shapes, blobs]\n  seed: [0, 1]\n", "")
+            .replace(", epsilon_schedule: {kind: fixed}", "");
+        expand(&format!("{text}{axis}\nexclude: [{{epsilon_schedule: {exclude}}}]\n"))
+    };
+    for (exclude, left) in [
+        ("{kind: auto, end: auto}", "ramp 3-6"),
+        ("{end: auto}", "ramp 3-6"),
+        ("{kind: ramp, end: 6}", "ramp auto"),
+    ] {
+        let labels = labels(&of(exclude).unwrap(), |spec| spec.epsilon_schedule.label());
+        assert!(labels.len() == 2 && labels[1].starts_with(left), "{exclude}: {labels:?}");
+    }
+    assert!(
+        of("{kind: ramp, end: auto}")
+            .unwrap_err()
+            .to_string()
+            .contains("`auto` is a text, expected an epoch")
+    );
+}
+
+#[test]
 fn exclude_include_and_overrides_work_as_in_github_actions() {
     let text = format!(
         "{SMALL}

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::sha::{FieldHasher, hex, sha256};
-use crate::source::{Classes, ImageSource};
+use crate::source::{Classes, ImageSource, MOST_CLASSES};
 use crate::split::Key;
 
 const MAGIC: [u8; 8] = *b"SWEEPIMG";
@@ -78,7 +78,9 @@ impl ImageFile {
             return Ok(images);
         }
         let source = open_source()?;
-        write(&path, key, size, source.as_ref(), progress)?;
+        // The lock is still held: what is removed here is no other builder's.
+        write(&path, key, size, source.as_ref(), progress)
+            .inspect_err(|_| drop(fs::remove_file(path.with_extension("partial"))))?;
         drop(lock);
         Self::open(&path, key, size)?.map_err(|reason| Error::CacheDamaged { path, reason })
     }
@@ -162,8 +164,10 @@ impl ImageFile {
     }
 }
 
+/// Bytes of an image; beyond what can be counted, where a header lies, as many as can be.
 fn image_length(size: u32) -> usize {
-    size as usize * size as usize * 3
+    let size = size as usize;
+    size.saturating_mul(size).saturating_mul(3)
 }
 
 /// Holds an exclusive lock on the file at `path` until the returned file is dropped.
@@ -247,9 +251,12 @@ impl Index {
         let keys = (0..count).map(|_| fields.take()).collect::<Option<_>>()?;
         let rest: Value = serde_json::from_slice(fields.0).ok()?;
         let (classes, skipped) = (Classes::from_json(&rest["classes"])?, rest["skipped"].as_u64()?);
-        if let Classes::Listed(names) | Classes::Found(names) = &classes
-            && labels.iter().any(|label| *label as usize >= names.len())
-        {
+        let (most, in_order) = match &classes {
+            Classes::Listed(names) => (names.len(), true),
+            Classes::Found(names) => (names.len(), names.is_sorted_by(|left, right| left < right)),
+            Classes::Numbered => (MOST_CLASSES, true),
+        };
+        if !in_order || labels.iter().any(|label| *label as usize >= most) {
             return None;
         }
         Some(Self { labels, keys, classes, skipped })

@@ -15,15 +15,38 @@ use crate::resize::resize_square;
 /// Most pixels of a picture: twice `PIL.Image.MAX_IMAGE_PIXELS`, from where on Pillow raises `DecompressionBombError`.
 pub const MOST_IMAGE_PIXELS: u64 = 178_956_970;
 
+/// Longest side of a picture, in pixels: JPEG's, whose sizes have 16 bits. A longer one is no picture but a line, which
+/// would need more memory to resize than to read.
+pub const MOST_SIDE: u32 = 65_535;
+/// Most bytes of an encoded picture: twice what [`MOST_IMAGE_PIXELS`] have in 8-bit RGB without any compression.
+pub const MOST_ENCODED_BYTES: u64 = 1 << 30;
+/// Most bytes that a PNG's other chunks (a colour profile, texts) may have when they are unpacked; Pillow's bound too.
+const MOST_PNG_EXTRAS: u64 = 64 << 20;
+
 /// Bytes that are not a picture this crate reads.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The first bytes are those of another kind of file.
     #[error("it is not a JPEG, PNG or WebP image")]
     Format,
-    /// The picture is larger than any real one; it was refused before memory was taken for it.
-    #[error("it has {width} x {height} pixels, more than {MOST_IMAGE_PIXELS}")]
-    TooLarge {
+    /// The picture is larger than any real one, or has no pixels at all; it was refused before memory was taken for it.
+    #[error(
+        "it has {width} x {height} pixels, expected sides of 1 to {MOST_SIDE} and at most {MOST_IMAGE_PIXELS} pixels in all"
+    )]
+    Size {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
+    /// The file is longer than any real picture's.
+    #[error("it has more than {MOST_ENCODED_BYTES} bytes")]
+    TooLong,
+    /// A progressive JPEG paints its picture more often than anybody would wait for.
+    #[error("it paints its {width} x {height} pixels {scans} times")]
+    Scans {
+        /// Scans of the file.
+        scans: usize,
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
@@ -50,20 +73,27 @@ pub(crate) struct Rgb {
 
 /// Decodes a JPEG, PNG or WebP image (of an animation, its first picture); the format is told by its first bytes.
 pub(crate) fn decode(bytes: &[u8], exif: Exif) -> Result<Rgb, DecodeError> {
+    if bytes.len() as u64 > MOST_ENCODED_BYTES {
+        return Err(DecodeError::TooLong);
+    }
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(ImageError::IoError)?;
-    // The limit of this crate is on pixels and is checked below, before the pixels have memory.
-    reader.limits(Limits::no_limits());
+    // The pixels' own limit is checked below, before they have memory.
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_PNG_EXTRAS);
+    reader.limits(limits);
     match reader.format() {
         Some(ImageFormat::Jpeg) => return decode_jpeg(bytes, exif),
-        Some(ImageFormat::Png | ImageFormat::WebP) => {}
+        // The decoder takes memory for a row when it is made, and its own refusal does not tell the size.
+        Some(ImageFormat::Png) => {
+            png_size(bytes).map_or(Ok(()), |[width, height]| check_size(width, height))?
+        }
+        Some(ImageFormat::WebP) => {}
         _ => return Err(DecodeError::Format),
     }
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MOST_IMAGE_PIXELS {
-        return Err(DecodeError::TooLarge { width, height });
-    }
+    check_size(width, height)?;
     let orientation = match exif {
         Exif::Ignore => Orientation::NoTransforms,
         Exif::Apply => decoder.orientation()?,
@@ -71,6 +101,22 @@ pub(crate) fn decode(bytes: &[u8], exif: Exif) -> Result<Rgb, DecodeError> {
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
     Ok(to_rgb(image))
+}
+
+/// Width and height in the first chunk of a PNG file.
+fn png_size(bytes: &[u8]) -> Option<[u32; 2]> {
+    let header = bytes.get(16..24)?.as_chunks::<4>().0;
+    Some([u32::from_be_bytes(header[0]), u32::from_be_bytes(header[1])])
+}
+
+/// Refuses sizes that no real picture has.
+pub(crate) fn check_size(width: u32, height: u32) -> Result<(), DecodeError> {
+    let sides = 1..=MOST_SIDE;
+    let pixels = u64::from(width) * u64::from(height);
+    if sides.contains(&width) && sides.contains(&height) && pixels <= MOST_IMAGE_PIXELS {
+        return Ok(());
+    }
+    Err(DecodeError::Size { width, height })
 }
 
 fn decode_jpeg(bytes: &[u8], exif: Exif) -> Result<Rgb, DecodeError> {

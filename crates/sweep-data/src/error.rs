@@ -153,6 +153,38 @@ pub enum Error {
         /// Number of classes.
         classes: u32,
     },
+    /// A file says that it has fewer than no rows, or more than any dataset.
+    #[error("{}: it declares {rows} rows, expected 0 to {most}", path.display())]
+    Rows {
+        /// The file.
+        path: PathBuf,
+        /// The number it declares.
+        rows: i64,
+        /// The largest that is taken.
+        most: i64,
+    },
+    /// A text in a label column is too long to be the name of a class.
+    #[error("{}, row {row}: column {column:?} has a text of {length} bytes, expected a class name of at most {most}", path.display())]
+    LongName {
+        /// The file.
+        path: PathBuf,
+        /// Row in the file, counted from 0.
+        row: u64,
+        /// The column.
+        column: String,
+        /// The text's length in bytes.
+        length: usize,
+        /// The longest that is taken.
+        most: usize,
+    },
+    /// A dataset has more classes than any real one.
+    #[error("{}: it has more than {most} classes", path.display())]
+    ManyClasses {
+        /// The file.
+        path: PathBuf,
+        /// The most that are taken.
+        most: usize,
+    },
     /// A picture cannot be read.
     #[error("{}{} (split {split}): cannot decode the image: {source}", path.display(), in_row(*row))]
     Decode {
@@ -324,8 +356,27 @@ fn in_row(row: Option<u64>) -> String {
     row.map_or_else(String::new, |row| format!(", row {row}"))
 }
 
+/// Names in a message: the first few, and how many more there are.
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    const MOST: usize = 20;
+    let shown: Vec<String> = names.iter().take(MOST).map(|name| shortened(name)).collect();
+    match names.len().checked_sub(MOST) {
+        None | Some(0) if names.is_empty() => "none".to_owned(),
+        None | Some(0) => shown.join(", "),
+        Some(rest) => format!("{} and {rest} more", shown.join(", ")),
+    }
+}
+
+/// A name out of a file, short enough for a message and without what would move a terminal's cursor.
+pub(crate) fn shortened(name: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut characters =
+        name.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character });
+    let mut short: String = characters.by_ref().take(LONGEST).collect();
+    if characters.next().is_some() {
+        short.push('…');
+    }
+    short
 }
 
 fn counts(counts: &ExpectedCounts) -> String {

@@ -4,10 +4,13 @@
 //! name says. Files elsewhere do not count; hidden files and folders are left out.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::decode::MOST_ENCODED_BYTES;
 use crate::error::{Error, Result};
 use crate::files::{digest, entries, walk};
 use crate::layout::{ALL_SPLITS, ambiguous};
@@ -118,7 +121,10 @@ impl<'a> FolderSplit<'a> {
 
     fn record(&self, name: &str, label: u32, size: u32) -> Result<Option<Record>> {
         let path = self.folder.join(name);
-        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let mut bytes = Vec::new();
+        // One byte beyond the longest picture is enough to refuse it.
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        file.take(MOST_ENCODED_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io("read", &path))?;
         self.reader.record(&bytes, label, size, &Place { path: &path, row: None })
     }
 }

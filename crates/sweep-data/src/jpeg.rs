@@ -4,7 +4,12 @@
 
 use jpeg_decoder::{Decoder, PixelFormat};
 
-use crate::decode::{DecodeError, MOST_IMAGE_PIXELS, Rgb};
+use crate::decode::{DecodeError, Rgb, check_size};
+
+/// Most pixels of all scans together: some tens of the largest picture, or hundreds of a usual one.
+const MOST_SCANNED: u64 = 8_000_000_000;
+/// Second byte of the marker before the data of a scan.
+const START_OF_SCAN: u8 = 0xda;
 
 /// The pixels of a JPEG file, and its EXIF chunk where it has one.
 pub(crate) struct Jpeg {
@@ -21,8 +26,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Jpeg, DecodeError> {
     decoder.read_info()?;
     let info = decoder.info().ok_or(DecodeError::Format)?;
     let (width, height) = (u32::from(info.width), u32::from(info.height));
-    if u64::from(width) * u64::from(height) > MOST_IMAGE_PIXELS {
-        return Err(DecodeError::TooLarge { width, height });
+    check_size(width, height)?;
+    let scans = bytes.windows(2).filter(|pair| *pair == [0xff, START_OF_SCAN]).count();
+    if (scans as u64).saturating_mul(u64::from(width) * u64::from(height)) > MOST_SCANNED {
+        return Err(DecodeError::Scans { scans, width, height });
     }
     let samples = decoder.decode()?;
     let data = match info.pixel_format {
@@ -56,14 +63,13 @@ fn product(left: u8, right: u8) -> u8 {
 
 /// Returns whether the segment APP14 of Adobe's programs stands before the picture's data.
 fn has_adobe_marker(bytes: &[u8]) -> bool {
-    let head = bytes.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap_or(bytes.len());
+    let head = bytes.windows(2).position(|pair| pair == [0xff, START_OF_SCAN]).unwrap_or(bytes.len());
     bytes[..head].windows(9).any(|window| window[..2] == [0xff, 0xee] && &window[4..] == b"Adobe")
 }
 
 /// Returns whether the last scan of a JPEG file is followed by an end marker, in other words which of the two markers is
 /// the last; neither occurs within the data of a scan. Without it the decoder would fill the rest with grey.
 fn has_end(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xda;
     const END_OF_IMAGE: u8 = 0xd9;
     let mut markers = bytes.windows(2).rev().filter(|pair| pair[0] == 0xff).map(|pair| pair[1]);
     markers.find(|marker| [START_OF_SCAN, END_OF_IMAGE].contains(marker)) == Some(END_OF_IMAGE)

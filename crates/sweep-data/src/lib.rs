@@ -60,7 +60,7 @@ mod vectorized;
 pub use augment::Augmenter;
 pub use contact::contact_sheet;
 pub use dataset::{Dataset, LoadOptions, Split, digest_source};
-pub use decode::{DecodeError, MOST_IMAGE_PIXELS, decode_square};
+pub use decode::{DecodeError, MOST_ENCODED_BYTES, MOST_IMAGE_PIXELS, MOST_SIDE, decode_square};
 pub use error::{Error, Result};
 pub use folder_source::digest_pictures;
 pub use layout::parquet_files;

@@ -14,14 +14,18 @@ use parquet::file::reader::{FileReader as _, RowGroupReader};
 use parquet::file::serialized_reader::SerializedFileReader;
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 use crate::files::{digest, walk};
 use crate::layout::{ALL_SPLITS, no_files, split_files};
 use crate::picture::{Place, Reader};
-use crate::source::{Classes, ImageSource, Record, Sink};
+use crate::source::{Classes, ImageSource, MOST_CLASSES, Record, Sink};
 
 /// Rows decoded at once: enough for every core, few enough that encoded images stay small in memory.
 const CHUNK: usize = 256;
+/// Most rows of a file: ten times the images of the largest labelled datasets.
+const MOST_ROWS: i64 = 1 << 27;
+/// Longest name of a class, in bytes.
+const LONGEST_NAME: usize = 1024;
 
 /// Returns the SHA-256 (lower-case hexadecimal) over the names, sizes and contents of the parquet files of a folder.
 ///
@@ -128,6 +132,24 @@ impl ImageSource for ParquetSplit<'_> {
     }
 }
 
+/// Calls `work` with the first row and the number of rows of each chunk of a row group.
+fn for_each_chunk(
+    group: &dyn RowGroupReader,
+    first_row: u64,
+    work: &mut dyn FnMut(u64, usize) -> Result<()>,
+) -> Result<()> {
+    // `Shard::open` has refused negative numbers.
+    let end = first_row + group.metadata().num_rows().unsigned_abs();
+    (first_row..end).step_by(CHUNK).try_for_each(|row| work(row, (end - row).min(CHUNK as u64) as usize))
+}
+
+/// The label column of a row group.
+enum LabelColumn {
+    Short(ColumnReaderImpl<Int32Type>),
+    Long(ColumnReaderImpl<Int64Type>),
+    Text(ColumnReaderImpl<ByteArrayType>),
+}
+
 /// One parquet file, its columns found.
 struct Shard {
     path: PathBuf,
@@ -150,6 +172,7 @@ impl Shard {
     fn open(path: &Path, columns: Columns<'_>) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let reader = SerializedFileReader::new(file).map_err(Error::parquet(path))?;
+        check_rows(path, &reader)?;
         let image = match find_leaf(path, &reader, &format!("{}.bytes", columns.image))? {
             Some(bytes) => bytes,
             None => required_leaf(path, &reader, columns.image)?,
@@ -170,19 +193,19 @@ impl Shard {
     }
 
     fn rows(&self) -> u64 {
-        self.reader.metadata().file_metadata().num_rows() as u64
+        let groups = self.reader.metadata().row_groups().iter();
+        groups.map(|group| group.num_rows().unsigned_abs()).sum()
     }
 
     fn read(&self, size: u32, classes: &Classes, reader: Reader<'_>, sink: &mut Sink<'_>) -> Result<()> {
         self.for_each_group(&mut |group, first_row| {
-            let labels = self.labels(group, first_row, classes)?;
+            let mut labels = self.label_column(group)?;
             let mut images = self.column::<ByteArrayType>(group, &self.image)?;
-            for (chunk, labels) in labels.chunks(CHUNK).enumerate() {
-                let row = first_row + (chunk * CHUNK) as u64;
-                let encoded = self.values(&mut images, labels.len(), &self.image, row)?;
-                sink(self.records(row, labels, &encoded, size, reader)?)?;
-            }
-            Ok(())
+            for_each_chunk(group, first_row, &mut |row, count| {
+                let labels = self.classes(&mut labels, row, count, classes)?;
+                let encoded = self.values(&mut images, count, &self.image, row)?;
+                sink(self.records(row, &labels, &encoded, size, reader)?)
+            })
         })
     }
 
@@ -192,7 +215,7 @@ impl Shard {
         for group in 0..self.reader.num_row_groups() {
             let group = self.reader.get_row_group(group).map_err(Error::parquet(&self.path))?;
             work(group.as_ref(), first_row)?;
-            first_row += group.metadata().num_rows() as u64;
+            first_row += group.metadata().num_rows().unsigned_abs();
         }
         Ok(())
     }
@@ -214,48 +237,72 @@ impl Shard {
         records.into_iter().collect()
     }
 
-    /// Returns the labels of a row group as numbers of classes.
-    fn labels(&self, group: &dyn RowGroupReader, first_row: u64, classes: &Classes) -> Result<Vec<u32>> {
-        if let Classes::Found(names) = classes {
-            let number = |text: String| names.binary_search(&text).map_or(u32::MAX, |class| class as u32);
-            return Ok(self.texts(group, first_row)?.into_iter().map(number).collect());
-        }
-        let labels = self.integers(group, first_row)?.into_iter().enumerate();
-        labels.map(|(offset, label)| self.check_label(first_row + offset as u64, label)).collect()
+    fn label_column(&self, group: &dyn RowGroupReader) -> Result<LabelColumn> {
+        Ok(match self.label.physical {
+            Physical::INT32 => LabelColumn::Short(self.column(group, &self.label)?),
+            Physical::BYTE_ARRAY => LabelColumn::Text(self.column(group, &self.label)?),
+            _ => LabelColumn::Long(self.column(group, &self.label)?),
+        })
     }
 
-    fn integers(&self, group: &dyn RowGroupReader, first_row: u64) -> Result<Vec<i64>> {
-        let rows = group.metadata().num_rows() as usize;
-        if self.label.physical == Physical::INT32 {
-            let mut column = self.column::<Int32Type>(group, &self.label)?;
-            let labels = self.values(&mut column, rows, &self.label, first_row)?;
-            Ok(labels.into_iter().map(i64::from).collect())
-        } else {
-            let mut column = self.column::<Int64Type>(group, &self.label)?;
-            self.values(&mut column, rows, &self.label, first_row)
-        }
+    /// Returns the next labels as numbers of classes.
+    fn classes(
+        &self,
+        column: &mut LabelColumn,
+        row: u64,
+        count: usize,
+        classes: &Classes,
+    ) -> Result<Vec<u32>> {
+        let numbers = match column {
+            LabelColumn::Short(column) => {
+                let labels = self.values(column, count, &self.label, row)?;
+                labels.into_iter().map(i64::from).collect()
+            }
+            LabelColumn::Long(column) => self.values(column, count, &self.label, row)?,
+            LabelColumn::Text(column) => {
+                let Classes::Found(names) = classes else { return Ok(Vec::new()) };
+                let number = |text: String| names.binary_search(&text).map_or(u32::MAX, |class| class as u32);
+                return Ok(self.texts(column, row, count)?.into_iter().map(number).collect());
+            }
+        };
+        let labels = numbers.into_iter().zip(row..);
+        labels.map(|(label, row)| self.check_label(row, label)).collect()
     }
 
-    fn texts(&self, group: &dyn RowGroupReader, first_row: u64) -> Result<Vec<String>> {
-        let rows = group.metadata().num_rows() as usize;
-        let mut column = self.column::<ByteArrayType>(group, &self.label)?;
-        let labels = self.values(&mut column, rows, &self.label, first_row)?;
-        let text = |label: ByteArray| label.as_utf8().map(str::to_owned).map_err(Error::parquet(&self.path));
-        labels.into_iter().map(text).collect()
+    /// Returns the next texts of the label column.
+    fn texts(
+        &self,
+        column: &mut ColumnReaderImpl<ByteArrayType>,
+        row: u64,
+        count: usize,
+    ) -> Result<Vec<String>> {
+        let text = |(label, row): (ByteArray, u64)| {
+            let (path, length) = (self.path.clone(), label.len());
+            if length > LONGEST_NAME {
+                let column = self.label.name.clone();
+                return Err(Error::LongName { path, row, column, length, most: LONGEST_NAME });
+            }
+            label.as_utf8().map(str::to_owned).map_err(Error::parquet(&self.path))
+        };
+        self.values(column, count, &self.label, row)?.into_iter().zip(row..).map(text).collect()
     }
 
     /// Adds the texts in the label column to `found`.
     fn collect_texts(&self, found: &mut BTreeSet<String>) -> Result<()> {
         self.for_each_group(&mut |group, first_row| {
-            found.extend(self.texts(group, first_row)?);
-            Ok(())
+            let mut column = self.column::<ByteArrayType>(group, &self.label)?;
+            for_each_chunk(group, first_row, &mut |row, count| {
+                found.extend(self.texts(&mut column, row, count)?);
+                if found.len() > MOST_CLASSES {
+                    return Err(Error::ManyClasses { path: self.path.clone(), most: MOST_CLASSES });
+                }
+                Ok(())
+            })
         })
     }
 
     fn check_label(&self, row: u64, label: i64) -> Result<u32> {
-        // Without names any number up to a bound that no real dataset reaches is taken as a class.
-        const MOST_CLASSES: u32 = 1 << 20;
-        let classes = self.class_names.as_ref().map_or(MOST_CLASSES, |names| names.len() as u32);
+        let classes = self.class_names.as_ref().map_or(MOST_CLASSES, Vec::len) as u32;
         match u32::try_from(label) {
             Ok(class) if class < classes => Ok(class),
             _ => Err(Error::Label { path: self.path.clone(), row, label, classes }),
@@ -294,6 +341,16 @@ impl Shard {
     }
 }
 
+/// Refuses numbers of rows that no dataset has: a few bytes can stand for any number of equal values.
+fn check_rows(path: &Path, reader: &SerializedFileReader<File>) -> Result<()> {
+    let groups = reader.metadata().row_groups().iter().map(|group| group.num_rows());
+    let total = groups.clone().try_fold(0_i64, |sum, rows| sum.checked_add(rows)).unwrap_or(i64::MAX);
+    match groups.chain([total]).find(|rows| !(0..=MOST_ROWS).contains(rows)) {
+        Some(rows) => Err(Error::Rows { path: path.to_owned(), rows, most: MOST_ROWS }),
+        None => Ok(()),
+    }
+}
+
 /// Returns the column called `name`, if there is one.
 fn find_leaf(path: &Path, reader: &SerializedFileReader<File>, name: &str) -> Result<Option<Leaf>> {
     let columns = reader.metadata().file_metadata().schema_descr().columns();
@@ -324,7 +381,7 @@ fn class_names(path: &Path, reader: &SerializedFileReader<File>, label: &str) ->
     let Some(text) = entry.and_then(|entry| entry.value.as_deref()) else {
         return Ok(None);
     };
-    let unreadable = |reason: String| Error::Metadata { path: path.to_owned(), reason };
+    let unreadable = |reason: String| Error::Metadata { path: path.to_owned(), reason: shortened(&reason) };
     let info: serde_json::Value =
         serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
     let names = &info["info"]["features"][label]["names"];
@@ -333,9 +390,17 @@ fn class_names(path: &Path, reader: &SerializedFileReader<File>, label: &str) ->
     }
     let names: Vec<String> =
         serde_json::from_value(names.clone()).map_err(|error| unreadable(error.to_string()))?;
-    if names.is_empty() {
-        Err(unreadable("the list of class names is empty".to_owned()))
-    } else {
-        Ok(Some(names))
-    }
+    let fault = match names.len() {
+        0 => "the list of class names is empty".to_owned(),
+        count if count > MOST_CLASSES => {
+            format!("it has {count} class names, expected at most {MOST_CLASSES}")
+        }
+        _ => match names.iter().find(|name| name.len() > LONGEST_NAME) {
+            Some(name) => {
+                format!("a class name has more than {LONGEST_NAME} bytes: {}", shortened(name))
+            }
+            None => return Ok(Some(names)),
+        },
+    };
+    Err(unreadable(fault))
 }

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 use crate::error::Result;
 use crate::split::Key;
 
+/// Most classes of a dataset: no real one comes near.
+pub(crate) const MOST_CLASSES: usize = 1 << 20;
+
 /// How far the reading of a split has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress<'a> {

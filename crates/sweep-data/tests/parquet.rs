@@ -400,7 +400,7 @@ fn a_pixel_bomb_is_refused_before_it_has_memory() {
     train[7].0 = Some(bomb);
     let refused = refused(&train, per_class(1));
     let expected = "train.parquet, row 7 (split train): cannot decode the image: \
-                    it has 60000 x 60000 pixels, more than 178956970";
+                    it has 60000 x 60000 pixels, expected sides of 1 to 65535 and at most 178956970 pixels in all";
     assert_eq!(refused, expected);
 }
 

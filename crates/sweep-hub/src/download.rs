@@ -150,6 +150,11 @@ impl Downloads<'_> {
                 result = &mut download => return result.map_err(|error| self.failed(question, error)),
                 Some(bytes) = steps.recv() => if done != Some(bytes) {
                     done = Some(bytes);
+                    if bytes > file.size {
+                        // Dropped here, the transfer cannot fill the disk with what nobody asked for.
+                        let (expected, found) = (format!("{} bytes", file.size), "more".to_owned());
+                        return Err(damaged(question, &expected, &found));
+                    }
                     deadline = Instant::now() + self.settings.patience;
                     report(Progress { file: &file.path, done: bytes, total: file.size });
                 },

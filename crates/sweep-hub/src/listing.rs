@@ -13,6 +13,11 @@ use crate::settings::Settings;
 
 /// Pages that a listing may have; the Hub puts 1000 files on one.
 const MOST_PAGES: usize = 10_000;
+/// Files that a listing may have: ten times those of the largest repositories.
+const MOST_FILES: usize = 1_000_000;
+/// Bytes that all files of a listing may have together: the largest number that every reader of JSON takes as it is, so that
+/// sums over many repositories cannot overflow.
+const MOST_BYTES: u64 = 1 << 53;
 
 /// A file of a repository at a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +62,9 @@ pub(crate) fn recall(cache: &Cache, place: &Place) -> Option<Vec<RemoteFile>> {
     let kept: Remembered = read_json(&cache.listing(place))?;
     let right = kept.repository == place.repository.folder() && kept.commit == place.commit.as_str();
     let clean = kept.files.iter().all(|file| path_fault(&file.path).is_none());
-    (right && clean).then_some(kept.files)
+    // Files are found by bisection, so one that is out of order would not be found.
+    let ordered = kept.files.is_sorted_by(|one, other| one.path < other.path);
+    (right && clean && ordered && size_fault(&kept.files).is_none()).then_some(kept.files)
 }
 
 /// Remembers a listing beside the repository's folder of the cache.
@@ -89,6 +96,9 @@ pub(crate) async fn ask(http: &Http, settings: &Settings, place: &Place) -> Resu
         for entry in page.content {
             files.extend(entry.file(&question)?);
         }
+        if let Some(fault) = size_fault(&files) {
+            return Err(unexpected(&fault));
+        }
         let Some(link) = page.next else { return Ok(ordered(files)) };
         let next = http.at_home(&link).ok_or_else(|| unexpected("the next page has no address"))?;
         if next == url {
@@ -97,6 +107,22 @@ pub(crate) async fn ask(http: &Http, settings: &Settings, place: &Place) -> Resu
         url = next;
     }
     Err(unexpected("it has no last page"))
+}
+
+/// What is wrong with the numbers of a listing, if anything is.
+fn size_fault(files: &[RemoteFile]) -> Option<String> {
+    if files.len() > MOST_FILES {
+        return Some(format!("it has more than {MOST_FILES} files"));
+    }
+    let mut total = 0_u64;
+    let file = files.iter().find(|file| {
+        total = total.saturating_add(file.size);
+        total > MOST_BYTES
+    })?;
+    let (path, size) = (shortened(&file.path), file.size);
+    Some(format!(
+        "its files have more than {MOST_BYTES} bytes together: `{path}` alone is said to have {size}"
+    ))
 }
 
 async fn page(
@@ -136,7 +162,7 @@ impl Entry {
         let digest = name.as_deref().and_then(Digest::from_name);
         let size = size.ok_or_else(|| Error::Unexpected {
             what: question.what(),
-            reason: format!("it gives no size for `{}`", self.path),
+            reason: format!("it gives no size for `{}`", shortened(&self.path)),
         })?;
         Ok(Some(RemoteFile { path: self.path, size, digest }))
     }
@@ -144,6 +170,8 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::repository::{Repository, RepositoryKind};
 
@@ -184,6 +212,78 @@ mod tests {
             assert!(matches!(read(&json), Err(Error::Hostile { kind: "path", .. })), "{path}");
         }
         assert!(matches!(read(r#"{"type":"file","path":"x"}"#), Err(Error::Unexpected { .. })));
+    }
+
+    #[test]
+    fn numbers_that_lie_are_refused() {
+        let file = |path: &str, size| RemoteFile { path: path.to_owned(), size, digest: None };
+        assert_eq!(size_fault(&[file("a", MOST_BYTES - 1), file("b", 1)]), None);
+        for sizes in [[u64::MAX, u64::MAX], [1 << 63, 1 << 63], [MOST_BYTES, 1]] {
+            let fault = size_fault(&[file("a", sizes[0]), file("b", sizes[1])]).unwrap();
+            assert!(fault.contains("is said to have"), "{fault}");
+        }
+        assert!(size_fault(&vec![file("a", 0); MOST_FILES + 1]).unwrap().contains("more than 1000000 files"));
+        for size in ["-1", "1e3", "18446744073709551616", "\"1\"", "null", "NaN"] {
+            let json = format!(r#"{{"type":"file","path":"x","size":{size}}}"#);
+            let entry = serde_json::from_str::<Entry>(&json);
+            assert!(entry.is_err() || entry.unwrap().size.is_none(), "{size}");
+        }
+        let deep = format!(r#"{{"type":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert!(serde_json::from_str::<Entry>(&deep).is_err());
+    }
+
+    #[test]
+    fn a_remembered_listing_that_lies_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, place) = (Cache::new(folder.path()), place());
+        let file = |path: &str, size| RemoteFile { path: path.to_owned(), size, digest: None };
+        for files in [
+            vec![file("../../x", 1)],
+            vec![file("/etc/passwd", 1)],
+            vec![file("b", 1), file("a", 1)],
+            vec![file("a", 1), file("a", 1)],
+            vec![file("a", u64::MAX)],
+        ] {
+            remember(&cache, &place, &files).unwrap();
+            assert_eq!(recall(&cache, &place), None, "{files:?}");
+        }
+        for text in ["", "{", "[]", "{\"repository\": 1}", &"[".repeat(100_000)] {
+            std::fs::write(cache.listing(&place), text).unwrap();
+            assert_eq!(recall(&cache, &place), None);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_an_entry_says_its_path_stays_below_the_snapshot(path in "[a./\\\\~:\u{0}-\u{20}]{0,12}", size: u64) {
+            let json = serde_json::json!({ "type": "file", "path": path, "size": size }).to_string();
+            match read(&json) {
+                Ok(Some(file)) => {
+                    let link = Cache::new("/cache").link(&place(), &file.path);
+                    let inside = link.strip_prefix(Cache::new("/cache").link(&place(), "")).unwrap();
+                    let plain = |part| matches!(part, std::path::Component::Normal(_));
+                    prop_assert!(inside.components().count() > 0 && inside.components().all(plain));
+                }
+                Ok(None) => prop_assert!(false, "an entry of a file is one"),
+                Err(error) => prop_assert!(matches!(error, Error::Hostile { kind: "path", .. })),
+            }
+        }
+
+        #[test]
+        fn mutated_entries_are_entries_or_errors(place in any::<prop::sample::Index>(), byte: u8) {
+            let json = format!(r#"{{"type":"file","oid":"{GIT}","size":9,"path":"a/b","lfs":{{"oid":"{SHA256}","size":9}}}}"#);
+            let mut bytes = json.into_bytes();
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+            if let Ok(text) = String::from_utf8(bytes)
+                && serde_json::from_str::<Entry>(&text).is_ok()
+                && let Ok(Some(file)) = read(&text)
+            {
+                prop_assert!(path_fault(&file.path).is_none());
+            }
+        }
     }
 
     #[test]

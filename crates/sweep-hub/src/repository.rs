@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 const LONGEST_ID: usize = 96;
 /// Longest name of one folder or file that file systems take, in bytes.
 const LONGEST_COMPONENT: usize = 255;
+/// Longest path in a repository, in bytes: with the cache's own folder it still is one that systems take.
+const LONGEST_PATH: usize = 2048;
 
 /// What a repository holds, and with it where the Hub keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -168,6 +170,9 @@ fn check_components(path: &str) -> Result<(), &'static str> {
     if path.is_empty() {
         return Err("it is empty");
     }
+    if path.len() > LONGEST_PATH {
+        return Err("it has more than 2048 bytes");
+    }
     for component in path.split('/') {
         match component {
             "" => return Err("it begins or ends with `/`, or has two in a row"),
@@ -246,9 +251,11 @@ mod tests {
             assert!(check_path(good).is_ok(), "{good:?}");
         }
         let long = "x".repeat(256);
-        for bad in
-            ["", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\\b", "a\0b", "a\nb", &long]
-        {
+        let deep = "x/".repeat(1024) + "x";
+        for bad in [
+            &deep, "", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\\b", "a\0b", "a\nb",
+            &long,
+        ] {
             assert!(check_path(bad).is_err(), "{bad:?}");
         }
     }

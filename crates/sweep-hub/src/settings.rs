@@ -1,7 +1,7 @@
 //! Where the Hub and the cache are, and how patient to be: the environment variables of `huggingface_hub`.
 
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const RETRIES: u32 = 5;
 /// Wait before the first of them; each further one waits twice as long.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Most bytes that are read of a token's file; a token has below a hundred.
+const LONGEST_TOKEN: u64 = 4096;
 
 /// Looks a variable up.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -147,11 +149,18 @@ fn token(home: &Path, get: Environment<'_>) -> Result<Option<Token>> {
         return Ok(Some(token));
     }
     let path = get("HF_TOKEN_PATH").map_or_else(|| home.join("token"), |path| expanded(&path, get));
-    match std::fs::read_to_string(&path) {
+    match beginning(&path) {
         Ok(text) => Token::new(&text),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(Error::cache("read the token in", &path)(error)),
     }
+}
+
+/// The text of a file, as far as a token can reach: the path may be that of a device, or of any other file.
+fn beginning(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LONGEST_TOKEN).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn is_true(value: Option<String>) -> bool {
@@ -252,6 +261,8 @@ mod tests {
         assert_eq!(found(&[("HF_TOKEN", "x"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
         assert_eq!(found(&[("HF_TOKEN", "x"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")]).as_deref(), Some("x"));
         assert_eq!(found(&[("HF_TOKEN_PATH", "/nowhere/token")]), None);
+        let endless = settings(&[("HF_HOME", home), ("HF_TOKEN_PATH", "/dev/zero")]);
+        assert!(matches!(endless, Err(Error::Setting { name: "HF_TOKEN", .. })));
     }
 
     #[test]

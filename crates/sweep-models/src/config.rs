@@ -16,24 +16,26 @@ pub(crate) fn refuse(name: &'static str, value: &impl ToString, expected: impl I
     Err(Error::Architecture { name, value: value.to_string(), expected: expected.into() })
 }
 
-/// Refuses fields that are 0.
+/// Largest number in a configuration: far beyond any network, and small enough that what is computed from a few of them
+/// fits a `usize`.
+const LARGEST: usize = 1 << 20;
+
+/// Refuses fields that are 0 or beyond [`LARGEST`].
 pub(crate) fn at_least_one(fields: &[(&'static str, usize)]) -> Result<()> {
-    match fields.iter().find(|(_, value)| *value == 0) {
-        Some((name, value)) => refuse(name, value, "at least 1"),
+    match fields.iter().find(|(_, value)| !(1..=LARGEST).contains(value)) {
+        Some((name, value)) => refuse(name, value, format!("at least 1 and at most {LARGEST}")),
         None => Ok(()),
     }
 }
 
-/// Refuses a list that does not hold one positive number for each of `stages` stages.
+/// Refuses a list that does not hold one positive number, at most [`LARGEST`], for each of `stages` stages.
 pub(crate) fn one_per_stage(name: &'static str, values: &[usize], stages: usize) -> Result<()> {
-    if values.len() != stages || values.contains(&0) {
-        return refuse(
-            name,
-            &format!("{values:?}"),
-            format!("{stages} positive numbers, one for each stage"),
-        );
+    if values.len() == stages && values.iter().all(|value| (1..=LARGEST).contains(value)) {
+        return Ok(());
     }
-    Ok(())
+    let shown = &values[..values.len().min(stages + 1)];
+    let expected = format!("{stages} positive numbers of at most {LARGEST}, one for each stage");
+    refuse(name, &format!("{shown:?}"), expected)
 }
 
 /// Refuses a number that is not a multiple of another.

@@ -105,7 +105,7 @@ impl ConvnextConfig {
     /// # Errors
     /// [`Error::Architecture`](crate::Error::Architecture) with the first field that does not fit.
     pub fn validate(&self) -> Result<()> {
-        at_least_one(&[("num_classes", self.num_classes)])?;
+        at_least_one(&[("image_size", self.image_size), ("num_classes", self.num_classes)])?;
         one_per_stage("depths", &self.depths, STAGES)?;
         one_per_stage("dims", &self.dims, STAGES)?;
         if self.image_size < REDUCTION {

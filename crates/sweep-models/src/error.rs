@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// `Result` with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong when a model is built, run, loaded or saved.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum Error {
         /// What it would have accepted, in words.
         expected: String,
     },
-    /// The tensors of a checkpoint are not those of the network. All differences are listed.
+    /// The tensors of a checkpoint are not those of the network.
     #[error("{0}")]
     Mismatch(Box<Mismatch>),
     /// A Hub configuration names an architecture that this crate does not know.
@@ -75,7 +75,8 @@ pub enum Error {
     },
 }
 
-/// How the tensors of a checkpoint differ from those a network needs.
+/// How the tensors of a checkpoint differ from those a network needs. The lists are complete; the text names the first of
+/// each kind and counts the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mismatch {
     /// Names the network needs and the checkpoint lacks.
@@ -107,17 +108,37 @@ impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the checkpoint does not fit the network")?;
         if !self.missing.is_empty() {
-            write!(f, "; missing: {}", self.missing.join(", "))?;
+            write!(f, "; missing: {}", told(&self.missing))?;
         }
         if !self.unexpected.is_empty() {
-            write!(f, "; unexpected: {}", self.unexpected.join(", "))?;
+            write!(f, "; unexpected: {}", told(&self.unexpected))?;
         }
-        for Misshaped { name, got, expected } in &self.misshaped {
-            write!(f, "; `{name}` has shape {got:?}, expected {expected:?}")?;
+        for Misshaped { name, got, expected } in self.misshaped.iter().take(MOST_TOLD) {
+            let (rank, shown) = (got.len(), &got[..got.len().min(MOST_DIMENSIONS)]);
+            let more =
+                if rank > MOST_DIMENSIONS { format!(" and more, {rank} in all") } else { String::new() };
+            write!(f, "; `{name}` has shape {shown:?}{more}, expected {expected:?}")?;
             if crate::weights::can_be_resampled(name) {
                 write!(f, " (only square grids of as many channels or heads can be resampled)")?;
             }
         }
-        Ok(())
+        match self.misshaped.len().checked_sub(MOST_TOLD) {
+            Some(rest) if rest > 0 => write!(f, "; and {rest} more of another shape"),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Names in a message, of each kind; a network of another kind differs in hundreds.
+const MOST_TOLD: usize = 20;
+/// Dimensions of a stored tensor in a message; the parameters of networks have four at most.
+const MOST_DIMENSIONS: usize = 8;
+
+fn told(names: &[String]) -> String {
+    let mut text: Vec<String> =
+        names.iter().take(MOST_TOLD).map(|name| crate::weights::shortened(name)).collect();
+    if let Some(rest) = names.len().checked_sub(MOST_TOLD).filter(|rest| *rest > 0) {
+        text.push(format!("and {rest} more"));
+    }
+    text.join(", ")
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use sweep_kernels::{ParameterId, Parameters};
 
+use crate::config::refuse;
 use crate::error::{Mismatch, Misshaped};
 use crate::weights::resample;
 use crate::{Error, Result};
@@ -55,8 +56,14 @@ pub enum Head<'a> {
 }
 
 pub(crate) enum Values<'a> {
+    /// None: the parameters are only counted.
+    Counted,
     Random(Uniforms<'a>),
-    Checkpoint { tensors: HashMap<String, Tensor>, head: Head<'a>, mismatch: Mismatch },
+    Checkpoint {
+        tensors: HashMap<String, Tensor>,
+        head: Head<'a>,
+        mismatch: Mismatch,
+    },
 }
 
 /// Collects the parameters of a network while it is composed, in timm's order.
@@ -64,8 +71,15 @@ pub(crate) struct Builder<'a> {
     parameters: Parameters,
     dtype: DType,
     values: Values<'a>,
+    elements: usize,
+    tensors: usize,
     stochastic_layers: u64,
 }
+
+/// Most elements of all parameters together: twice those of the largest vision transformer that timm has (1.8 billion).
+const MOST_ELEMENTS: usize = 4_000_000_000;
+/// Most parameters: a hundred times those of the deepest networks.
+const MOST_TENSORS: usize = 100_000;
 
 /// Whether a timm name belongs to the classifier of any backbone.
 pub(crate) fn is_head(name: &str) -> bool {
@@ -74,12 +88,30 @@ pub(crate) fn is_head(name: &str) -> bool {
 
 impl<'a> Builder<'a> {
     pub(crate) fn new(dtype: DType, values: Values<'a>) -> Self {
-        Self { parameters: Parameters::new(), dtype, values, stochastic_layers: 0 }
+        Self { parameters: Parameters::new(), dtype, values, elements: 0, tensors: 0, stochastic_layers: 0 }
+    }
+
+    /// Counts a parameter of `shape` and refuses networks that no machine holds.
+    fn count(&mut self, shape: &[usize]) -> Result<()> {
+        let elements = shape.iter().try_fold(1_usize, |count, size| count.checked_mul(*size));
+        self.elements = elements.and_then(|count| self.elements.checked_add(count)).unwrap_or(usize::MAX);
+        self.tensors += 1;
+        if self.elements > MOST_ELEMENTS {
+            let expected = format!("at most {MOST_ELEMENTS}; widths, depth or classes are too large");
+            return refuse("number of parameters", &format!("{} or more", self.elements), expected);
+        }
+        if self.tensors > MOST_TENSORS {
+            let expected = format!("at most {MOST_TENSORS}; the network is too deep");
+            return refuse("number of parameter tensors", &format!("{} or more", self.tensors), expected);
+        }
+        Ok(())
     }
 
     /// Adds the parameter `name` of `shape`.
     pub(crate) fn add(&mut self, name: &str, shape: &[usize], initial: Initial) -> Result<ParameterId> {
+        self.count(shape)?;
         let tensor = match &mut self.values {
+            Values::Counted => placeholder()?,
             Values::Random(uniforms) => draw(shape, initial, uniforms)?,
             Values::Checkpoint { tensors, head, mismatch } => {
                 let stored = tensors.remove(name);
@@ -94,7 +126,9 @@ impl<'a> Builder<'a> {
 
     /// Adds a tensor that is saved but not trained, of the shape of `initial`.
     pub(crate) fn add_buffer(&mut self, name: &str, initial: Tensor) -> Result<ParameterId> {
+        self.count(initial.dims())?;
         let tensor = match &mut self.values {
+            Values::Counted => placeholder()?,
             Values::Random(_) => initial,
             Values::Checkpoint { tensors, mismatch, .. } => {
                 fitting(name, initial.dims(), tensors.remove(name), mismatch)?
@@ -106,6 +140,7 @@ impl<'a> Builder<'a> {
     /// Adds a counter, an I64 scalar. It starts at 0, also where a checkpoint lacks it: such files come from versions
     /// of PyTorch that did not count, and as in PyTorch it decides nothing.
     pub(crate) fn add_counter(&mut self, name: &str) -> Result<ParameterId> {
+        self.count(&[])?;
         let mut tensor = Tensor::new(0_i64, &Device::Cpu)?;
         if let Values::Checkpoint { tensors, mismatch, .. } = &mut self.values
             && let Some(stored) = tensors.remove(name)
@@ -153,5 +188,10 @@ fn fitting(name: &str, shape: &[usize], stored: Option<Tensor>, mismatch: &mut M
         }
         None => mismatch.missing.push(name.to_owned()),
     }
-    Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?)
+    placeholder()
+}
+
+/// Stands in for a tensor of a network that comes to nothing.
+fn placeholder() -> Result<Tensor> {
+    Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?)
 }

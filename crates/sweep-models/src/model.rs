@@ -51,6 +51,8 @@ impl Model {
     }
 
     fn build(architecture: Architecture, dtype: DType, values: Values<'_>) -> Result<Self> {
+        // Numbers that lie are refused before anything of their size has memory.
+        architecture.compose(&mut Builder::new(dtype, Values::Counted))?;
         let mut builder = Builder::new(dtype, values);
         let (trunk, head) = architecture.compose(&mut builder)?;
         Ok(Self { architecture, parameters: builder.finish()?, trunk, head })

@@ -1,14 +1,16 @@
-//! What can go wrong. Everything but a damaged store is somebody's wish that does not fit the runs at hand.
+//! What can go wrong. Everything but a damaged store or disk is somebody's wish that does not fit the runs at hand.
+
+use std::path::PathBuf;
 
 use sweep_core::spec::RunId;
 use sweep_store::Metric;
 
 use crate::key::Key;
 
-/// The result of making a table.
+/// The result of making a table or a report.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a table cannot be made.
+/// Why a table or a report cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -81,5 +83,40 @@ pub enum Error {
         metric: Metric,
         /// What was read.
         known: String,
+    },
+    /// There is no sweep of that key any more.
+    #[error("the sweep is not in the database any more")]
+    Gone,
+    /// A chart could not be laid out.
+    #[error("cannot draw `{panel}`: {reason}")]
+    Draw {
+        /// Title of the panel.
+        panel: String,
+        /// What the drawing library said.
+        reason: String,
+    },
+    /// A drawing could not be turned into pixels.
+    #[error("cannot turn figure `{figure}` into pixels: {reason}")]
+    Pixels {
+        /// Name of the figure.
+        figure: &'static str,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The folder holds something that is no report, which is not overwritten.
+    #[error("`{}` holds `{entry}`, which no report writes; give another folder, or empty this one", folder.display())]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// The first entry that is not a report's.
+        entry: String,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
 }

@@ -1,12 +1,22 @@
 //! From stored results to what a paper shows: tables, figures and one HTML page. Reads the store, never writes it.
 //!
-//! [`Runs`] holds the runs of a sweep with their keys and numbers; [`Condition`]s choose among them. [`pivot`] makes a table
-//! of rows × columns, [`pairs`] pairs runs that are equal in everything but one key and tests their differences
+//! Tables: [`Runs`] holds the runs of a sweep with their keys and numbers; [`Condition`]s choose among them. [`pivot`] makes a
+//! table of rows × columns, [`pairs`] pairs runs that are equal in everything but one key and tests their differences
 //! ([`statistics`]), [`paper`] lays them beside the published numbers.
+//!
+//! Reports: [`Material`] is everything that a report of a sweep needs, read once. [`draw`] turns it into [`Figure`]s, which are
+//! data: series, axes, labels. [`page`] and [`Figure::sheet`] draw them, and [`write`] puts page and figures into a folder.
 
+mod chart;
 mod error;
+mod escape;
+mod figures;
 mod filter;
+mod fold;
+mod folder;
+mod html;
 mod key;
+mod material;
 pub mod pairs;
 pub mod paper;
 pub mod pivot;
@@ -14,7 +24,12 @@ mod runs;
 mod specification;
 pub mod statistics;
 
+pub use chart::{Axis, Bar, Body, Cell, Entry, Figure, Group, Panel, Point, Series, Style, Swatch, Trace};
 pub use error::{Error, Result};
+pub use figures::{Drawn, Omitted, draw};
 pub use filter::Condition;
+pub use folder::{Form, Written, write};
+pub use html::page;
 pub use key::{Key, Value};
+pub use material::{Material, Onset, Run as ReportedRun};
 pub use runs::{Column, Run, Runs};

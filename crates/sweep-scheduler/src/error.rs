@@ -29,4 +29,34 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// The database cannot be made again while work goes on.
+    #[error(
+        "somebody is alive in attempt {attempt} of run {run}; stop every `sweep run` on this home folder, then repeat"
+    )]
+    Alive {
+        /// The run.
+        run: RunId,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// There is nothing that a database could be made from.
+    #[error("`{}` has neither runs nor sweeps to make a database from", path.display())]
+    NothingToRebuild {
+        /// The home folder.
+        path: PathBuf,
+    },
+    /// Runs went on while the database was made again.
+    #[error("the runs in `{}` changed meanwhile; stop every `sweep run` on this home folder, then repeat", path.display())]
+    Changed {
+        /// The home folder.
+        path: PathBuf,
+    },
+    /// A folder of checkpoints or models could not be looked at.
+    #[error("failed to look at `{}`", path.display())]
+    Scan {
+        /// The folder, or a file in it.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
 }

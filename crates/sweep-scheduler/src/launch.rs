@@ -5,11 +5,14 @@ use std::io;
 
 use sweep_core::event::FailureClass;
 use sweep_core::spec::{RunId, RunSpec};
+use sweep_core::trajectory::Sharing;
 use sweep_store::{Failure, State, now_ms};
 
 use crate::error::Error;
 use crate::executor::local::{Assignment, Worker, WorkerCommand};
 use crate::executor::lock::LockedLog;
+use crate::families::write_sharing;
+use crate::files::write_atomically;
 use crate::settings::Settings;
 use crate::settle::Settler;
 use sweep_core::home::Home;
@@ -21,6 +24,15 @@ pub(crate) struct Launcher<'a> {
     settings: &'a Settings,
     /// Who claims, for people who look into the database.
     name: String,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) struct Task<'a> {
+    pub(crate) run: RunId,
+    pub(crate) spec: &'a RunSpec,
+    /// What its worker does for other runs.
+    pub(crate) sharing: Sharing,
 }
 
 /// What became of a run that should start.
@@ -41,16 +53,16 @@ impl<'a> Launcher<'a> {
     }
 
     /// Claims a run and starts its worker in a slot.
-    pub(crate) async fn launch(&self, run: RunId, spec: &RunSpec, slot: usize) -> Result<Launch, Error> {
-        match self.settler.store.claim(run, &self.name, now_ms()).await? {
-            Some(attempt) => self.start(run, attempt, spec, slot).await,
+    pub(crate) async fn launch(&self, task: &Task<'_>, slot: usize) -> Result<Launch, Error> {
+        match self.settler.store.claim(task.run, &self.name, now_ms()).await? {
+            Some(attempt) => self.start(task, attempt, slot).await,
             None => Ok(Launch::Taken),
         }
     }
 
     /// Starts the worker of a claimed attempt.
-    async fn start(&self, run: RunId, attempt: u32, spec: &RunSpec, slot: usize) -> Result<Launch, Error> {
-        let home = &self.settings.home;
+    async fn start(&self, task: &Task<'_>, attempt: u32, slot: usize) -> Result<Launch, Error> {
+        let (home, run) = (&self.settings.home, task.run);
         let log = match LockedLog::acquire(&home.log(run, attempt)) {
             Ok(Some(log)) => log,
             Ok(None) => return Ok(Launch::Taken),
@@ -62,11 +74,19 @@ impl<'a> Launcher<'a> {
         if state.state != State::Running || state.attempts != attempt {
             return Ok(Launch::Taken);
         }
-        if let Err(error) = write_spec(home, run, spec) {
+        let written = write_spec(home, run, task.spec, state.micro_batch_limit)
+            .and_then(|()| write_sharing(home, run, &task.sharing));
+        if let Err(error) = written {
             return Ok(Launch::Failed { attempt, failure: storage_failure(&error) });
         }
         let command = &self.settings.worker;
-        let assignment = Assignment { home, run, attempt, slot: &self.settings.slots[slot] };
+        let assignment = Assignment {
+            home,
+            run,
+            attempt,
+            slot: &self.settings.slots[slot],
+            checkpoint_every: self.settings.checkpoint_every,
+        };
         Ok(match Worker::start(command, &assignment, log) {
             Ok(worker) => Launch::Started { attempt, worker },
             Err(error) => Launch::Failed { attempt, failure: start_failure(command, &error) },
@@ -74,20 +94,24 @@ impl<'a> Launcher<'a> {
     }
 }
 
-/// Writes what the run is, in one step. Always anew: paths and batch splitting are no part of a run's identity and may
-/// have changed since an earlier attempt.
-fn write_spec(home: &Home, run: RunId, spec: &RunSpec) -> io::Result<()> {
+/// Writes what the run is. Always anew: paths and batch splitting are no part of a run's identity and may have changed since
+/// an earlier attempt. `micro_batch_limit` is what the memory allows, as earlier attempts found out.
+fn write_spec(home: &Home, run: RunId, spec: &RunSpec, micro_batch_limit: Option<u32>) -> io::Result<()> {
     let path = home.spec(run);
-    let unfinished = path.with_extension("json.new");
-    fs::write(&unfinished, serde_json::to_vec(spec)?)?;
-    fs::rename(unfinished, path)
+    match micro_batch_limit.filter(|limit| *limit < spec.micro_batch_size) {
+        None => write_atomically(&path, &serde_json::to_vec(spec)?),
+        Some(micro_batch_size) => {
+            write_atomically(&path, &serde_json::to_vec(&RunSpec { micro_batch_size, ..spec.clone() })?)
+        }
+    }
 }
 
 fn storage_failure(error: &io::Error) -> Failure {
-    Failure {
-        class: FailureClass::Storage,
-        message: format!("the attempt's files could not be made: {error}"),
-    }
+    let class = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureClass::DiskFull,
+        _ => FailureClass::Storage,
+    };
+    Failure { class, message: format!("the attempt's files could not be made: {error}") }
 }
 
 /// A program that is not there will not be there next time; anything else, such as too many processes, may pass.
@@ -127,12 +151,10 @@ mod tests {
 
         let slow = store.claim(run, "slow", now_ms()).await.unwrap().unwrap();
         settler.settle_if_dead(run, slow).await.unwrap();
-        assert!(matches!(launcher.start(run, slow, &spec, 0).await.unwrap(), Launch::Taken));
+        let task = Task { run, spec: &spec, sharing: Sharing::default() };
+        assert!(matches!(launcher.start(&task, slow, 0).await.unwrap(), Launch::Taken));
         let fast = store.claim(run, "fast", now_ms()).await.unwrap().unwrap();
-        assert!(matches!(launcher.start(run, slow, &spec, 0).await.unwrap(), Launch::Taken));
-        assert!(matches!(
-            launcher.start(run, fast, &spec, 0).await.unwrap(),
-            Launch::Started { attempt: 2, .. }
-        ));
+        assert!(matches!(launcher.start(&task, slow, 0).await.unwrap(), Launch::Taken));
+        assert!(matches!(launcher.start(&task, fast, 0).await.unwrap(), Launch::Started { attempt: 2, .. }));
     }
 }

@@ -1,8 +1,13 @@
 //! How a scheduler works: what the command line decides and a sweep file does not.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use sweep_core::KeepCheckpoints;
+use sweep_core::spec::RunId;
+
 use crate::executor::local::WorkerCommand;
+use crate::memory::OomKills;
 use crate::retry::RetryPolicy;
 use crate::slots::Slot;
 use sweep_core::home::Home;
@@ -26,11 +31,30 @@ pub struct Settings {
     pub max_failures: Option<usize>,
     /// Start nothing more once three runs have failed for good while no run of the sweep has succeeded, now or before.
     pub stop_if_all_fail: bool,
+    /// Longest time an attempt may take; then it is asked to leave, and killed after the grace. `None`: any.
+    pub timeout: Option<Duration>,
+    /// Longest time a worker may say that it is at one position; then the same happens. `None`: any.
+    pub stall: Option<Duration>,
+    /// Longest time without any record from a worker before it is reported as suspect; nothing else follows.
+    pub silence: Duration,
+    /// How often workers write a checkpoint within an epoch; `None`: as often as they like.
+    pub checkpoint_every: Option<Duration>,
+    /// What stays of the checkpoints of succeeded runs.
+    pub keep_checkpoints: KeepCheckpoints,
+    /// Most bytes of checkpoints and models in the home folder; `None`: what is free.
+    pub disk_budget: Option<u64>,
+    /// Bytes of checkpoints and model that a run will have on disk at most; a run without an entry needs nothing.
+    pub disk_need: HashMap<RunId, u64>,
+    /// Where the kernel counts what it kills for want of memory.
+    pub oom_kills: OomKills,
 }
+
+/// How long a worker may be silent: its heart beats every 15 s, whatever it does.
+const SILENCE: Duration = Duration::from_mins(2);
 
 impl Settings {
     /// Returns the usual settings: [`RetryPolicy::default`], 30 s of grace, events read five times a second, no limit
-    /// on failures but the check for failures from the start.
+    /// on failures but the check for failures from the start, none on time, and none on the disk but its size.
     pub fn new(home: Home, worker: WorkerCommand, slots: Vec<Slot>) -> Self {
         Self {
             home,
@@ -41,6 +65,14 @@ impl Settings {
             poll: Duration::from_millis(200),
             max_failures: None,
             stop_if_all_fail: true,
+            timeout: None,
+            stall: None,
+            silence: SILENCE,
+            checkpoint_every: None,
+            keep_checkpoints: KeepCheckpoints::default(),
+            disk_budget: None,
+            disk_need: HashMap::new(),
+            oom_kills: OomKills::of_this_system(),
         }
     }
 }

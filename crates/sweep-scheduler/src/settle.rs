@@ -1,13 +1,18 @@
 //! The end of an attempt, written down: the only place that settles.
 
+use std::fs;
+use std::io;
 use std::time::Duration;
 
-use sweep_core::event::Event;
-use sweep_core::spec::RunId;
-use sweep_store::{Outcome, Report, RunState, Settlement, Store, now_ms};
+use sweep_core::event::{Event, FailureClass, Record};
+use sweep_core::spec::{RunId, RunSpec};
+use sweep_core::verdict::{self, Cause, Verdict};
+use sweep_store::{Failure, Outcome, Report, RunState, Settlement, State, Store, now_ms};
 
 use crate::error::Error;
+use crate::evidence::Process;
 use crate::executor::lock::LockedLog;
+use crate::files::write_atomically;
 use crate::retry::RetryPolicy;
 use crate::supervise::News;
 use crate::tail::{Tail, end_of_file};
@@ -15,7 +20,13 @@ use crate::verdict::Ending;
 use sweep_core::home::Home;
 
 /// How much of a failed attempt's log is kept in the database.
-const LOG_TAIL_BYTES: u64 = 4096;
+pub(crate) const LOG_TAIL_BYTES: u64 = 4096;
+
+/// Exit code after `succeeded`.
+pub(crate) const SUCCEEDED: i32 = 0;
+
+/// Exit code after `interrupted`.
+pub(crate) const INTERRUPTED: i32 = 76;
 
 /// What settling needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +44,10 @@ pub(crate) struct Settled {
     pub(crate) retry_in: Option<Duration>,
     /// The end of the log of a failed attempt.
     pub(crate) log_tail: Option<String>,
+    /// Most images a forward pass from now on, where memory ran out.
+    pub(crate) micro_batch_limit: Option<u32>,
+    /// What the worker said of a full disk, which stopped it.
+    pub(crate) disk_full: Option<String>,
     /// False where somebody else was faster: then what is in the database holds.
     pub(crate) effective: bool,
 }
@@ -40,15 +55,13 @@ pub(crate) struct Settled {
 /// What is known about the run and the attempt beside the events.
 #[derive(Debug, Default)]
 struct Background {
-    /// Transient failures of the run, this one included if it is one.
+    /// Transient failures of the run without progress between them, this one included if it is one.
     failures: u32,
+    /// Whether somebody wants the run taken out.
+    cancelled: bool,
+    /// Whether the attempt was already settled, before this scheduler came to it.
+    settled_before: bool,
     log_tail: Option<String>,
-}
-
-impl Background {
-    fn log_tail_for(&self, outcome: &Outcome) -> Option<String> {
-        if matches!(outcome, Outcome::Failed { .. }) { self.log_tail.clone() } else { None }
-    }
 }
 
 /// What looking after an attempt that is not ours found.
@@ -70,24 +83,45 @@ impl Settler<'_> {
         ending: &Ending,
     ) -> Result<Settled, Error> {
         let background = self.background(run, attempt, news, ending).await?;
-        let mut outcome = Outcome::Interrupted;
+        let judge = |last_word| self.judge(run, last_word, ending, &background);
+        self.write(run, attempt, news, &background, judge).await
+    }
+
+    /// Writes the end that `judge` makes of the worker's last word, into the attempt's folder where its events do not tell
+    /// it, and into the database.
+    async fn write(
+        &self,
+        run: RunId,
+        attempt: u32,
+        news: &News,
+        background: &Background,
+        judge: impl FnOnce(Option<Report>) -> Verdict + Send,
+    ) -> Result<Settled, Error> {
+        let mut judged = None;
         let decide = |last_word: Option<Report>| {
-            outcome = self.outcome(ending.verdict(last_word), background.failures);
-            Settlement {
-                outcome: outcome.clone(),
-                exit_code: ending.exit.and_then(|exit| exit.code),
-                signal: ending.exit.and_then(|exit| exit.signal),
-                log_tail: background.log_tail_for(&outcome),
+            let verdict = judge(last_word);
+            if !background.settled_before && !goes_without_saying(&verdict) {
+                self.write_verdict(run, attempt, &verdict);
             }
+            let settlement = settlement(&verdict, background);
+            judged = Some(verdict);
+            settlement
         };
         let effective =
             self.store.ingest_and_settle(run, attempt, &news.records, news.offset, now_ms(), decide).await?;
-        let may_retry = matches!(outcome, Outcome::Failed { retry: true, .. });
-        let retry_in = may_retry.then(|| self.retry.delay(run, background.failures));
-        Ok(Settled { retry_in, log_tail: background.log_tail_for(&outcome), outcome, effective })
+        let verdict = judged.expect("the store has asked for the end before it wrote it");
+        let outcome = outcome(&verdict);
+        Ok(Settled {
+            retry_in: self.retry_in(run, &verdict, background.failures),
+            log_tail: log_tail_for(&outcome, background),
+            micro_batch_limit: verdict.micro_batch_limit,
+            disk_full: disk_full(verdict),
+            outcome,
+            effective,
+        })
     }
 
-    /// Gathers what only a failure needs, and so nothing where success is certain.
+    /// Gathers what only an end that is no success needs, and so nothing where success is certain.
     async fn background(
         &self,
         run: RunId,
@@ -96,36 +130,120 @@ impl Settler<'_> {
         ending: &Ending,
     ) -> Result<Background, Error> {
         let succeeded = news.records.last().is_some_and(|record| record.event == Event::Succeeded);
-        if succeeded && ending.fault.is_none() {
+        let left_well = ending.exit.is_none_or(|exit| exit.code == Some(0));
+        if succeeded && left_well && ending.fault.is_none() {
             return Ok(Background::default());
         }
         // Outside the transaction: a run has one attempt at a time, so nobody else counts its failures meanwhile.
-        let failures = 1 + self.state(run).await?.transient_failures;
-        Ok(Background { failures, log_tail: self.log_tail(run, attempt) })
+        let state = self.state(run).await?;
+        let trained = ending.trained || news.records.iter().any(is_own_epoch);
+        let earlier = if trained { 0 } else { state.transient_failures };
+        Ok(Background {
+            failures: 1 + earlier,
+            cancelled: !self.store.reader().cancel_requests(&[run]).await?.is_empty(),
+            settled_before: state.state != State::Running || state.attempts != attempt,
+            log_tail: self.log_tail(run, attempt),
+        })
+    }
+
+    fn judge(
+        &self,
+        run: RunId,
+        last_word: Option<Report>,
+        ending: &Ending,
+        background: &Background,
+    ) -> Verdict {
+        let log = background.log_tail.as_deref().unwrap_or_default();
+        let report = ending.verdict(last_word, log);
+        let (outcome, micro_batch_limit) = match report {
+            Report::Succeeded => (verdict::Outcome::Succeeded, None),
+            _ if background.cancelled => (verdict::Outcome::Cancelled, None),
+            Report::Interrupted => (verdict::Outcome::Interrupted { cause: None }, None),
+            Report::Failed(failure) => self.judge_failure(run, failure, background.failures),
+        };
+        Verdict {
+            outcome,
+            exit_code: ending.exit.and_then(|exit| exit.code),
+            signal: ending.exit.and_then(|exit| exit.signal),
+            micro_batch_limit,
+            ended_ms: now_ms(),
+        }
+    }
+
+    /// Says what follows from a failure, and how many images a forward pass may have from now on.
+    fn judge_failure(&self, run: RunId, failure: Failure, failures: u32) -> (verdict::Outcome, Option<u32>) {
+        let Failure { class, message } = failure;
+        let cause = Cause { class, message };
+        match class {
+            FailureClass::DiskFull => (verdict::Outcome::Interrupted { cause: Some(cause) }, None),
+            FailureClass::OutOfMemory => {
+                let smaller = self.smaller_micro_batch(run);
+                (verdict::Outcome::Failed { cause, retry: smaller.is_some() }, smaller)
+            }
+            _ => (verdict::Outcome::Failed { cause, retry: self.retry.allows(class, failures) }, None),
+        }
+    }
+
+    /// Returns half of what the attempt computed with, rounded up; `None` where that cannot be halved.
+    fn smaller_micro_batch(&self, run: RunId) -> Option<u32> {
+        let path = self.home.spec(run);
+        let spec = fs::read(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|text| serde_json::from_slice::<RunSpec>(&text).map_err(|error| error.to_string()));
+        match spec {
+            // A micro batch larger than the batch is as large as the batch.
+            Ok(spec) => halved(spec.micro_batch_size.min(spec.batch_size)),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), error, "a specification could not be read, so its micro batch is not halved");
+                None
+            }
+        }
+    }
+
+    fn retry_in(&self, run: RunId, verdict: &Verdict, failures: u32) -> Option<Duration> {
+        match &verdict.outcome {
+            verdict::Outcome::Failed { retry: true, .. } if verdict.micro_batch_limit.is_some() => {
+                Some(Duration::ZERO)
+            }
+            verdict::Outcome::Failed { retry: true, .. } => Some(self.retry.delay(run, failures)),
+            _ => None,
+        }
     }
 
     /// Returns whether nobody is alive in an attempt.
     pub(crate) fn is_dead(&self, run: RunId, attempt: u32) -> Result<bool, Error> {
-        Ok(self.lock(run, attempt)?.is_some())
+        Ok(self.hold_if_dead(run, attempt)?.is_some())
     }
 
-    fn lock(&self, run: RunId, attempt: u32) -> Result<Option<LockedLog>, Error> {
+    /// Takes the lock on an attempt's log if nobody is alive in it, by two witnesses: the lock is free, and the process that
+    /// the events name is not there, as far as this host can tell. So a log that somebody deleted kills no worker.
+    fn hold_if_dead(&self, run: RunId, attempt: u32) -> Result<Option<LockedLog>, Error> {
         let path = self.home.log(run, attempt);
-        LockedLog::acquire(&path).map_err(|source| Error::Lock { path, source })
+        let lock = LockedLog::acquire(&path).map_err(|source| Error::Lock { path, source })?;
+        let Some(lock) = lock else { return Ok(None) };
+        let process = Process::that_wrote(&self.home.events(run, attempt));
+        Ok((!process.is_some_and(|process| process.is_alive_here())).then_some(lock))
     }
 
     /// Settles an attempt that is not ours, provided that nobody is alive in it.
     ///
     /// Its log stays locked meanwhile. A scheduler that has claimed the attempt but was too slow to lock the log finds
-    /// out when it gets the lock, because it then looks whether the attempt is still running.
+    /// out when it gets the lock, because it then looks whether the attempt is still running. What a scheduler that died
+    /// in the middle of settling had judged holds.
     pub(crate) async fn settle_if_dead(&self, run: RunId, attempt: u32) -> Result<Finding, Error> {
-        let Some(lock) = self.lock(run, attempt)? else {
+        let Some(lock) = self.hold_if_dead(run, attempt)? else {
             return Ok(Finding::Alive);
         };
         let rest = Tail::new(self.home.events(run, attempt)).read_to_end();
         let news = News { records: rest.records, offset: rest.offset };
-        let ending = Ending { exit: None, fault: rest.damage.map(Into::into), dismissed: true };
-        let settled = self.settle(run, attempt, &news, &ending).await?;
+        let ending = Ending::of_a_stranger(rest.damage.map(Into::into));
+        let settled = match self.judged_before(run, attempt) {
+            Some(verdict) => {
+                let background = self.background(run, attempt, &news, &ending).await?;
+                self.write(run, attempt, &news, &background, |_| verdict).await?
+            }
+            None => self.settle(run, attempt, &news, &ending).await?,
+        };
         tracing::info!(%run, attempt, outcome = ?settled.outcome, effective = settled.effective, "settled a dead attempt");
         drop(lock);
         Ok(Finding::Settled)
@@ -137,15 +255,23 @@ impl Settler<'_> {
         states.into_iter().next().ok_or(Error::Unregistered { run })
     }
 
-    fn outcome(&self, verdict: Report, failures: u32) -> Outcome {
-        match verdict {
-            Report::Succeeded => Outcome::Succeeded,
-            Report::Interrupted => Outcome::Interrupted,
-            Report::Failed(failure) => {
-                let retry = self.retry.allows(failure.class, failures);
-                Outcome::Failed { failure, retry }
-            }
+    /// Leaves what the events do not tell beside them. The database has it too: a failure here loses nothing by itself.
+    fn write_verdict(&self, run: RunId, attempt: u32, verdict: &Verdict) {
+        let path = self.home.verdict(run, attempt);
+        let written = serde_json::to_vec(verdict)
+            .map_err(io::Error::from)
+            .and_then(|text| write_atomically(&path, &text));
+        if let Err(error) = written {
+            tracing::warn!(path = %path.display(), %error, "the end of an attempt could not be written beside its events");
         }
+    }
+
+    fn judged_before(&self, run: RunId, attempt: u32) -> Option<Verdict> {
+        let path = self.home.verdict(run, attempt);
+        let text = fs::read(&path).ok()?;
+        serde_json::from_slice(&text)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "not a verdict; judged anew"))
+            .ok()
     }
 
     fn log_tail(&self, run: RunId, attempt: u32) -> Option<String> {
@@ -157,5 +283,96 @@ impl Settler<'_> {
                 None
             }
         }
+    }
+}
+
+fn is_own_epoch(record: &Record) -> bool {
+    matches!(record.event, Event::EpochFinished { trained_by: None, .. })
+}
+
+const fn halved(micro_batch: u32) -> Option<u32> {
+    if micro_batch > 1 { Some(micro_batch.div_ceil(2)) } else { None }
+}
+
+/// Returns whether an attempt's events tell its end as well, as its exit confirms.
+fn goes_without_saying(verdict: &Verdict) -> bool {
+    let expected = match verdict.outcome {
+        verdict::Outcome::Succeeded => SUCCEEDED,
+        verdict::Outcome::Interrupted { cause: None } => INTERRUPTED,
+        _ => return false,
+    };
+    verdict.signal.is_none() && verdict.exit_code.is_none_or(|code| code == expected)
+}
+
+fn settlement(verdict: &Verdict, background: &Background) -> Settlement {
+    let outcome = outcome(verdict);
+    Settlement {
+        log_tail: log_tail_for(&outcome, background),
+        outcome,
+        exit_code: verdict.exit_code,
+        signal: verdict.signal,
+        micro_batch_limit: verdict.micro_batch_limit,
+    }
+}
+
+/// Returns what a verdict means for the attempt and its run.
+pub(crate) fn outcome(verdict: &Verdict) -> Outcome {
+    match &verdict.outcome {
+        verdict::Outcome::Succeeded => Outcome::Succeeded,
+        verdict::Outcome::Interrupted { .. } => Outcome::Interrupted,
+        verdict::Outcome::Cancelled => Outcome::Cancelled,
+        verdict::Outcome::Failed { cause: Cause { class, message }, retry } => {
+            Outcome::Failed { failure: Failure { class: *class, message: message.clone() }, retry: *retry }
+        }
+    }
+}
+
+fn log_tail_for(outcome: &Outcome, background: &Background) -> Option<String> {
+    if matches!(outcome, Outcome::Failed { .. }) { background.log_tail.clone() } else { None }
+}
+
+fn disk_full(verdict: Verdict) -> Option<String> {
+    match verdict.outcome {
+        verdict::Outcome::Interrupted { cause: Some(cause) } => Some(cause.message),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_are_halved_down_to_one_and_no_further() {
+        let ladder = std::iter::successors(Some(21), |size| halved(*size));
+        assert_eq!(ladder.collect::<Vec<_>>(), [21, 11, 6, 3, 2, 1]);
+        assert_eq!(halved(0), None);
+    }
+
+    #[test]
+    fn only_an_end_that_its_events_tell_goes_without_saying() {
+        let end = |outcome, exit_code, signal| Verdict {
+            outcome,
+            exit_code,
+            signal,
+            micro_batch_limit: None,
+            ended_ms: 0,
+        };
+        let interrupted = || verdict::Outcome::Interrupted { cause: None };
+        let cause = || Cause { class: FailureClass::DiskFull, message: String::new() };
+        let told = [
+            end(verdict::Outcome::Succeeded, Some(0), None),
+            end(interrupted(), Some(76), None),
+            end(interrupted(), None, None),
+        ];
+        let untold = [
+            end(verdict::Outcome::Succeeded, Some(1), None),
+            end(interrupted(), None, Some(9)),
+            end(verdict::Outcome::Interrupted { cause: Some(cause()) }, Some(76), None),
+            end(verdict::Outcome::Failed { cause: cause(), retry: true }, Some(0), None),
+            end(verdict::Outcome::Cancelled, Some(76), None),
+        ];
+        assert!(told.iter().all(goes_without_saying));
+        assert!(!untold.iter().any(goes_without_saying));
     }
 }

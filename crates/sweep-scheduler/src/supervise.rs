@@ -3,16 +3,20 @@
 //! It writes nothing to the database: everything goes to the dispatcher as messages.
 
 use std::future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sweep_core::event::Record;
 use sweep_core::spec::RunId;
-use tokio::sync::{mpsc, watch};
+use sweep_store::Failure;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{self, Instant, MissedTickBehavior};
 
 use crate::executor::local::{Exit, Worker};
+use crate::memory::OomKills;
 use crate::tail::{Chunk, Damage, Tail};
 use crate::verdict::Ending;
+use crate::watch::{Concern, Limits, Watch};
 
 /// What the user wants of a running scheduler. A higher level includes the lower ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +35,8 @@ pub enum Stop {
 pub(crate) enum Message {
     /// Events came.
     Events { run: RunId, news: News },
+    /// The worker has said nothing for that long.
+    Silent { run: RunId, since: Duration },
     /// The worker is gone; the last message of an attempt.
     Ended { run: RunId, news: News, ending: Ending },
 }
@@ -49,6 +55,10 @@ pub(crate) struct Supervisor {
     pub(crate) worker: Worker,
     pub(crate) tail: Tail,
     pub(crate) stop: watch::Receiver<Stop>,
+    /// Notified when this worker alone is to save and leave.
+    pub(crate) cancel: Arc<Notify>,
+    pub(crate) limits: Limits,
+    pub(crate) oom_kills: OomKills,
     /// How long a worker may take to save and leave.
     pub(crate) grace: Duration,
     /// How often its events are looked at.
@@ -65,38 +75,83 @@ struct Dismissal {
     deadline: Option<Instant>,
 }
 
+/// What a supervisor has found out so far.
+#[derive(Debug)]
+struct Findings {
+    dismissal: Dismissal,
+    damage: Option<Damage>,
+    overdue: Option<Failure>,
+    watch: Watch,
+}
+
+impl Findings {
+    fn new(limits: Limits) -> Self {
+        let watch = Watch::new(limits, Instant::now());
+        Self { dismissal: Dismissal::default(), damage: None, overdue: None, watch }
+    }
+
+    fn hear(&mut self, records: &[Record]) {
+        let now = Instant::now();
+        for record in records {
+            self.watch.hear(&record.event, now);
+        }
+    }
+}
+
 impl Supervisor {
     /// Follows the worker until it is gone.
     pub(crate) async fn supervise(mut self) {
-        let mut dismissal = Dismissal::default();
-        let mut damage = None;
-        let exit = self.follow(&mut dismissal, &mut damage).await;
+        let killed_before = self.oom_kills.count();
+        let mut findings = Findings::new(self.limits);
+        let exit = self.follow(&mut findings).await;
         let rest = self.tail.read_to_end();
+        findings.hear(&rest.records);
         let ending = Ending {
             exit: Some(exit),
-            fault: damage.or(rest.damage).map(Into::into),
-            dismissed: dismissal.level > Stop::None,
+            fault: findings.damage.or(rest.damage).map(Into::into),
+            overdue: findings.overdue,
+            dismissed: findings.dismissal.level > Stop::None,
+            trained: findings.watch.has_trained(),
+            memory_ran_out: self.oom_kills.count() > killed_before,
         };
         let news = News { records: rest.records, offset: rest.offset };
         self.send(Message::Ended { run: self.run, news, ending }).await;
     }
 
-    async fn follow(&mut self, dismissal: &mut Dismissal, damage: &mut Option<Damage>) -> Exit {
+    async fn follow(&mut self, findings: &mut Findings) -> Exit {
         let mut poll = time::interval_at(Instant::now() + self.poll, self.poll);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let cancel = Arc::clone(&self.cancel);
         loop {
             tokio::select! {
                 exit = self.worker.wait() => return exit.unwrap_or_else(|error| unknown(self.run, &error)),
-                level = higher(&mut self.stop, dismissal.level) => self.dismiss(dismissal, level),
-                () = reached(dismissal.deadline) => self.dismiss(dismissal, Stop::Now),
-                _ = poll.tick() => {
-                    let chunk = self.tail.read();
-                    if let Some(found) = self.forward(chunk).await {
-                        *damage = Some(found);
-                        self.dismiss(dismissal, Stop::Graceful);
-                    }
-                }
+                level = higher(&mut self.stop, findings.dismissal.level) => self.dismiss(&mut findings.dismissal, level),
+                () = cancel.notified() => self.dismiss(&mut findings.dismissal, Stop::Graceful),
+                () = reached(findings.dismissal.deadline) => self.dismiss(&mut findings.dismissal, Stop::Now),
+                _ = poll.tick() => self.look(findings).await,
             }
+        }
+    }
+
+    /// Reads what the worker has said, and draws conclusions from that and from what it has not said.
+    async fn look(&mut self, findings: &mut Findings) {
+        let chunk = self.tail.read();
+        findings.hear(&chunk.records);
+        if let Some(found) = self.forward(chunk).await {
+            findings.damage = Some(found);
+            self.dismiss(&mut findings.dismissal, Stop::Graceful);
+        }
+        // A worker on its way out is past caring: its grace limits it.
+        if findings.dismissal.level > Stop::None {
+            return;
+        }
+        match findings.watch.look(Instant::now()) {
+            Some(Concern::Silent(since)) => self.send(Message::Silent { run: self.run, since }).await,
+            Some(Concern::Overdue(failure)) => {
+                findings.overdue = Some(failure);
+                self.dismiss(&mut findings.dismissal, Stop::Graceful);
+            }
+            None => {}
         }
     }
 

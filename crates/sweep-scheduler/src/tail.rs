@@ -2,15 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use sweep_core::event::Record;
+use sweep_core::event::{Event, Record};
 
 /// Most that one call reads, so that a worker gone wild cannot hold up the scheduler.
 const CHUNK: u64 = 256 * 1024;
 
 /// Longest line that can be an event; real ones stay below a kilobyte.
 const LONGEST_LINE: usize = 64 * 1024;
+
+/// The last epoch that a run can have: the grammar of sweep files allows no more.
+const LAST_EPOCH: u32 = 100_000;
 
 /// An incremental reader: each call returns the records completed since the one before.
 ///
@@ -46,8 +49,8 @@ pub(crate) struct Chunk {
 pub(crate) enum Damage {
     #[error("failed to read `{}`: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("line {line} of `{}` is no event: {source}", path.display())]
-    Line { path: PathBuf, line: u64, source: serde_json::Error },
+    #[error("line {line} of `{}` is no event: {reason}", path.display())]
+    Line { path: PathBuf, line: u64, reason: String },
     #[error("line {line} of `{}` is longer than {LONGEST_LINE} bytes", path.display())]
     Length { path: PathBuf, line: u64 },
 }
@@ -114,13 +117,11 @@ impl Tail {
         let mut start = 0;
         while let Some(length) = self.partial[start..].iter().position(|byte| *byte == b'\n') {
             self.lines += 1;
-            match serde_json::from_slice(&self.partial[start..start + length]) {
+            match event(&self.partial[start..start + length]) {
                 Ok(record) => records.push(record),
-                Err(source) => {
-                    return (
-                        records,
-                        Some(Damage::Line { path: self.path.clone(), line: self.lines, source }),
-                    );
+                Err(reason) => {
+                    let damage = Damage::Line { path: self.path.clone(), line: self.lines, reason };
+                    return (records, Some(damage));
                 }
             }
             start += length + 1;
@@ -131,6 +132,72 @@ impl Tail {
         let damage = too_long.then(|| Damage::Length { path: self.path.clone(), line: self.lines + 1 });
         (records, damage)
     }
+}
+
+/// Reads one line; an event that cannot have happened is none. The error is in words.
+fn event(line: &[u8]) -> Result<Record, String> {
+    if line.len() > LONGEST_LINE {
+        return Err(format!("it has {} bytes, expected at most {LONGEST_LINE}", line.len()));
+    }
+    let record: Record = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    match fault(&record) {
+        Some(fault) => Err(fault),
+        None => Ok(record),
+    }
+}
+
+/// Says what no worker can mean, if the record has something of that kind: the database would refuse it, and with it
+/// everything else that is waiting to be stored.
+fn fault(record: &Record) -> Option<String> {
+    if i64::try_from(record.sequence).is_err() {
+        return Some(format!("its sequence number {} is beyond {}", record.sequence, i64::MAX));
+    }
+    match &record.event {
+        Event::EpochFinished {
+            epoch,
+            train_correct,
+            train_total,
+            clean_correct,
+            robust_correct,
+            validation_total,
+            ..
+        } => too_late(*epoch)
+            .or_else(|| too_many("train_correct", *train_correct, *train_total))
+            .or_else(|| too_many("clean_correct", *clean_correct, *validation_total))
+            .or_else(|| too_many("robust_correct", *robust_correct, *validation_total)),
+        Event::Evaluated { epochs, correct, total, .. } => {
+            too_late(*epochs).or_else(|| too_many("correct", *correct, *total))
+        }
+        Event::Progress { epoch, .. } => too_late(*epoch),
+        Event::Interrupted { epochs } => too_late(*epochs),
+        Event::CheckpointSaved { epochs, file, bytes, .. } => {
+            too_late(*epochs).or_else(|| elsewhere(file)).or_else(|| too_large("bytes", *bytes))
+        }
+        Event::ModelSaved { file, bytes, .. } => elsewhere(file).or_else(|| too_large("bytes", *bytes)),
+        Event::Loaded { parameters, skipped, .. } => {
+            too_large("parameters", *parameters).or_else(|| too_large("skipped", *skipped))
+        }
+        _ => None,
+    }
+}
+
+fn too_many(what: &str, correct: u32, total: u32) -> Option<String> {
+    (correct > total).then(|| format!("{what} is {correct} of {total} images"))
+}
+
+fn too_late(epoch: u32) -> Option<String> {
+    (epoch > LAST_EPOCH).then(|| format!("its epoch is {epoch}, expected at most {LAST_EPOCH}"))
+}
+
+fn too_large(what: &str, value: u64) -> Option<String> {
+    i64::try_from(value).is_err().then(|| format!("{what} is {value}, expected at most {}", i64::MAX))
+}
+
+/// A file is named relative to the run's folder and lies in it.
+fn elsewhere(file: &str) -> Option<String> {
+    let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
+    let is_inside = !file.is_empty() && Path::new(file).components().all(inside);
+    (!is_inside).then(|| format!("the file {file:?} does not lie in the run's folder"))
 }
 
 /// Returns the last `bytes` of a file as text, from the beginning of a line: the end of a failed attempt's log.
@@ -210,6 +277,97 @@ mod tests {
         assert!(chunk.damage.unwrap().to_string().contains("line 2 of"));
         let after = growing.add(line(2).as_bytes());
         assert!(after.records.is_empty() && after.damage.is_none());
+    }
+
+    /// A record of one event, given as JSON.
+    fn record(event: &str) -> String {
+        format!("{{\"sequence\":0,\"time_ms\":0,\"event\":{event}}}\n")
+    }
+
+    fn epoch(epoch: u64, train: [i64; 2], correct: [i64; 3]) -> String {
+        let ([train_correct, train_total], [clean, robust, total]) = (train, correct);
+        record(&format!(
+            r#"{{"kind":"epoch_finished","epoch":{epoch},"epsilon":0.1,"learning_rate":0.1,"train_loss":1.0,
+                "train_correct":{train_correct},"train_total":{train_total},"clean_correct":{clean},
+                "robust_correct":{robust},"validation_total":{total},"clean_loss":1.0,"robust_loss":1.0,
+                "train_seconds":1.0,"validation_seconds":1.0}}"#
+        ).replace('\n', " "))
+    }
+
+    fn saved(file: &str, bytes: u64) -> String {
+        record(&format!(
+            r#"{{"kind":"checkpoint_saved","epochs":1,"file":"{file}","digest":"d","bytes":{bytes}}}"#
+        ))
+    }
+
+    #[test]
+    fn events_that_cannot_have_happened_are_none() {
+        let evaluated = |correct: u64, total: u64| {
+            record(&format!(
+                r#"{{"kind":"evaluated","epochs":1,"split":"test","attack":"a","norm":"linf","epsilon":"1/255","correct":{correct},"total":{total},"seconds":1}}"#
+            ))
+        };
+        let deep = format!("{}1{}", "[".repeat(20_000), "]".repeat(20_000));
+        let model = |file: &str| {
+            record(&format!(r#"{{"kind":"model_saved","file":"{file}","digest":"d","bytes":1}}"#))
+        };
+        let cases = [
+            (epoch(0, [1, 2], [1, 1, 2]), ""),
+            (
+                epoch(u64::from(u32::MAX), [1, 2], [1, 1, 2]),
+                "its epoch is 4294967295, expected at most 100000",
+            ),
+            (epoch(u64::MAX, [1, 2], [1, 1, 2]), "expected u32"),
+            (epoch(0, [3, 2], [1, 1, 2]), "train_correct is 3 of 2 images"),
+            (epoch(0, [1, 2], [3, 1, 2]), "clean_correct is 3 of 2 images"),
+            (epoch(0, [1, 2], [1, 3, 2]), "robust_correct is 3 of 2 images"),
+            (epoch(0, [-1, 2], [1, 1, 2]), "expected u32"),
+            (epoch(0, [1, 2], [1, 1, 2]).replace("1.0", "1e999"), "number out of range"),
+            (epoch(0, [1, 2], [1, 1, 2]).replace("1.0", "NaN"), "expected value"),
+            (evaluated(2, 2), ""),
+            (evaluated(3, 2), "correct is 3 of 2 images"),
+            (evaluated(1, 2).replace("1/255", "2"), "lies outside [0, 1]"),
+            (saved("checkpoints/1", 1), ""),
+            (saved("checkpoints/1", u64::MAX), "bytes is 18446744073709551615"),
+            (saved("../../etc/passwd", 1), "does not lie in the run's folder"),
+            (saved("/etc/passwd", 1), "does not lie in the run's folder"),
+            (saved("checkpoints/../../x", 1), "does not lie in the run's folder"),
+            (model("model/model.safetensors"), ""),
+            (model(".."), "does not lie in the run's folder"),
+            (model(""), "does not lie in the run's folder"),
+            (record(&deep), "recursion limit"),
+            (record(r#"{"kind":"interrupted","epochs":100001}"#), "its epoch is 100001"),
+            (line(0).replace(":0,", ":18446744073709551615,"), "sequence number 18446744073709551615"),
+            (format!("{:100000}\n", 1), "it has 100000 bytes, expected at most 65536"),
+        ];
+        for (number, (text, expected)) in cases.iter().enumerate() {
+            let chunk = Growing::new().add(text.as_bytes());
+            match &chunk.damage {
+                None => assert!(expected.is_empty() && chunk.records.len() == 1, "case {number} was read"),
+                Some(damage) => {
+                    let damage = damage.to_string();
+                    assert!(!expected.is_empty() && damage.contains(expected), "case {number}: {damage}");
+                    assert!(damage.contains("line 1 of") && chunk.records.is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mutated_files_are_records_up_to_a_damage() {
+        let text = [line(0), epoch(3, [1, 2], [1, 1, 2]), saved("checkpoints/1", 9), line(3)].concat();
+        // Every byte in turn becomes each of these; a generator of random numbers would not find more.
+        for place in 0..text.len() {
+            for byte in *b"\0\n\"-9e}[\xff" {
+                let mut bytes = text.clone().into_bytes();
+                bytes[place] = byte;
+                let mut growing = Growing::new();
+                let chunk = growing.add(&bytes);
+                assert!(chunk.records.len() <= 5 && chunk.offset <= bytes.len() as u64);
+                let after = growing.add(b"\n");
+                assert!(chunk.damage.is_none() || (after.damage.is_none() && after.records.is_empty()));
+            }
+        }
     }
 
     #[test]

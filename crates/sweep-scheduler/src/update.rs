@@ -7,6 +7,7 @@ use sweep_core::spec::RunId;
 use sweep_store::{Outcome, State};
 
 use crate::devices::Device;
+use crate::retention::Size;
 
 /// Something that happened; the caller renders it. Updates of one attempt come in order.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,8 +50,24 @@ pub enum Update {
         outcome: Outcome,
         /// When the run is tried again, counted from now, if it is.
         retry_in: Option<Duration>,
+        /// Most images a forward pass in the next attempts, where memory ran out in this one.
+        micro_batch_limit: Option<u32>,
         /// Last lines of the log of a failed attempt.
         log_tail: Option<String>,
+    },
+    /// A worker of this scheduler lives but has said nothing for long. It is left alone; said once an attempt.
+    Silent {
+        /// The run.
+        run: RunId,
+        /// The attempt.
+        attempt: u32,
+        /// For how long it has been silent.
+        since: Duration,
+    },
+    /// Checkpoints were deleted to make room: those that nobody needs, and perhaps last ones of succeeded runs.
+    Reclaimed {
+        /// How many, and their bytes.
+        size: Size,
     },
     /// A run of this sweep is over, but another scheduler settled it, or its worker's scheduler is gone. There is no
     /// [`Update::Settled`] for it.
@@ -75,7 +92,7 @@ pub enum Update {
 }
 
 /// Why nothing more is started although runs are left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Halt {
     /// The user said so.
     Requested,
@@ -83,11 +100,23 @@ pub enum Halt {
     TooManyFailures,
     /// The first runs all failed for good, so the others would as well.
     FailsFromTheStart,
+    /// The next run does not fit on the disk, or not into its budget, even with everything deleted that may be.
+    DiskFull {
+        /// Bytes that it will write.
+        needed: u64,
+        /// Bytes that it may write.
+        available: u64,
+    },
+    /// A worker found the disk full. Its run goes on in the next session.
+    DiskFilled {
+        /// What it said.
+        message: String,
+    },
 }
 
 /// How a session ended. Every run of the sweep is counted once: in `total` and in one of the fields from
 /// `already_succeeded` to `pending`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Runs of the sweep.
     pub total: usize,

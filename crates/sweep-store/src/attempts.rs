@@ -42,12 +42,14 @@ pub struct Settlement {
     pub signal: Option<i32>,
     /// Last lines of its log, worth keeping for a failure.
     pub log_tail: Option<String>,
+    /// Largest micro batch that is worth another attempt, at least 1; `None` leaves what the run has.
+    pub micro_batch_limit: Option<u32>,
 }
 
 impl Settlement {
     /// Returns a settlement with nothing known but the outcome.
     pub const fn new(outcome: Outcome) -> Self {
-        Self { outcome, exit_code: None, signal: None, log_tail: None }
+        Self { outcome, exit_code: None, signal: None, log_tail: None, micro_batch_limit: None }
     }
 }
 
@@ -78,9 +80,24 @@ pub struct RunningAttempt {
     pub byte_offset: u64,
     /// The worker's last word, if it is ingested.
     pub report: Option<Report>,
+    /// Host of the worker, once it has said so; likewise the next two.
+    pub host: Option<String>,
+    /// Process id of the worker.
+    pub pid: Option<u32>,
+    /// When the worker's process started, in clock ticks since its host did.
+    pub process_start: Option<u64>,
 }
 
-/// Where an attempt is, by its latest progress event.
+/// What cancelling did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cancelled {
+    /// Runs that waited and are cancelled now.
+    pub cancelled: u64,
+    /// Runs that are running: whoever has their worker in hand is to stop it.
+    pub asked_to_stop: u64,
+}
+
+/// Where an attempt is, by its progress events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Progress {
     /// What it does.
@@ -91,7 +108,7 @@ pub struct Progress {
     pub step: u32,
     /// Steps of this phase.
     pub steps: u32,
-    /// When the worker said so.
+    /// When the worker said so first: since then it has not moved.
     pub time_ms: i64,
 }
 
@@ -120,6 +137,10 @@ pub struct Attempt {
     pub version: Option<String>,
     /// Completed epochs of the checkpoint that it went on from.
     pub resumed_from: Option<u32>,
+    /// The run that wrote that checkpoint, if another one.
+    pub resumed_run: Option<RunId>,
+    /// Images a forward pass.
+    pub micro_batch_size: Option<u32>,
     /// Exit code of the worker.
     pub exit_code: Option<i32>,
     /// Signal that ended the worker.
@@ -130,6 +151,8 @@ pub struct Attempt {
     pub log_tail: Option<String>,
     /// Where it is, or was last.
     pub progress: Option<Progress>,
+    /// When the worker said anything last. A worker that hangs is heard and does not move; one that died is not heard.
+    pub heard_ms: Option<i64>,
 }
 
 impl Store {
@@ -182,6 +205,10 @@ impl Store {
 
     /// Ends an attempt and moves its run on. Takes effect only while the attempt is running; returns whether it did, so
     /// that of two schedulers that settle one attempt, one wins and the other hears of it.
+    ///
+    /// A run that somebody has asked to cancel is cancelled where it would go on later otherwise: one that was interrupted,
+    /// or failed with a retry to come. Transient failures are counted since the last progress: the count begins anew, at
+    /// 1, with an attempt that has itself trained an epoch.
     pub async fn settle(
         &self,
         run: RunId,
@@ -198,13 +225,13 @@ impl Store {
         Ok(settled)
     }
 
-    /// Makes failed, cancelled and interrupted runs pending again, with a fresh allowance of transient failures;
-    /// returns how many that were. Their attempts and measurements stay.
+    /// Makes failed, cancelled and interrupted runs pending again, with a fresh allowance of transient failures and the
+    /// micro batch of their specification; returns how many that were. Their attempts and measurements stay.
     pub async fn reset(&self, runs: &[RunId], now_ms: i64) -> Result<u64> {
         let mut writer = self.writer.lock().await;
         let done = sqlx::query(
             "UPDATE runs SET state = 'pending', transient_failures = 0, failure_class = NULL, failure_message = NULL,
-                updated_ms = ?2
+                micro_batch_limit = NULL, updated_ms = ?2
              WHERE id IN (SELECT value FROM json_each(?1)) AND state IN ('failed', 'cancelled', 'interrupted')",
         )
         .bind(json!(runs).to_string())
@@ -215,20 +242,33 @@ impl Store {
         Ok(done.rows_affected())
     }
 
-    /// Cancels runs that are pending or interrupted; returns how many that were. A running one must be stopped first
-    /// and settled as [`Outcome::Cancelled`].
-    pub async fn cancel(&self, runs: &[RunId], now_ms: i64) -> Result<u64> {
+    /// Cancels runs that are pending or interrupted at once, and notes for running ones that they are to be stopped:
+    /// see [`Reader::cancel_requests`]. Runs in other states are left alone.
+    pub async fn cancel(&self, runs: &[RunId], now_ms: i64) -> Result<Cancelled> {
+        let failed = self.failed("cancel runs");
+        let runs = json!(runs).to_string();
         let mut writer = self.writer.lock().await;
-        let done = sqlx::query(
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let cancelled = sqlx::query(
             "UPDATE runs SET state = 'cancelled', updated_ms = ?2
              WHERE id IN (SELECT value FROM json_each(?1)) AND state IN ('pending', 'interrupted')",
         )
-        .bind(json!(runs).to_string())
+        .bind(runs.clone())
         .bind(now_ms)
-        .execute(&mut *writer)
+        .execute(&mut *transaction)
         .await
-        .map_err(self.failed("cancel runs"))?;
-        Ok(done.rows_affected())
+        .map_err(failed)?;
+        let asked = sqlx::query(
+            "UPDATE runs SET cancel_requested_ms = coalesce(cancel_requested_ms, ?2)
+             WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'running'",
+        )
+        .bind(runs)
+        .bind(now_ms)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(Cancelled { cancelled: cancelled.rows_affected(), asked_to_stop: asked.rows_affected() })
     }
 }
 
@@ -236,12 +276,24 @@ impl Reader {
     /// Returns every attempt that is not settled, of all sweeps and schedulers.
     pub async fn running_attempts(&self) -> Result<Vec<RunningAttempt>> {
         sqlx::query_as(
-            "SELECT run, number, scheduler, started_ms, byte_offset, reported, failure_class, failure_message
+            "SELECT run, number, scheduler, started_ms, byte_offset, reported, failure_class, failure_message, host, pid,
+                process_start
              FROM attempts WHERE state = 'running' ORDER BY started_ms, run",
         )
         .fetch_all(self.pool())
         .await
         .map_err(self.failed("list running attempts"))
+    }
+
+    /// Returns which of `runs` are running and are to be stopped because somebody has cancelled them.
+    pub async fn cancel_requests(&self, runs: &[RunId]) -> Result<Vec<RunId>> {
+        // Few at any time, in an index of their own; the list of runs may be long.
+        let asked = sqlx::query("SELECT id FROM runs WHERE cancel_requested_ms IS NOT NULL")
+            .try_map(|row: SqliteRow| row::run_id(&row, "id"))
+            .fetch_all(self.pool())
+            .await
+            .map_err(self.failed("find runs to stop"))?;
+        Ok(asked.into_iter().filter(|run| runs.contains(run)).collect())
     }
 
     /// Returns every attempt of a run, the first one first.
@@ -290,7 +342,8 @@ pub(crate) async fn settle_within(
     settlement: &Settlement,
     now_ms: i64,
 ) -> sqlx::Result<bool> {
-    let ends = Ends::of(&settlement.outcome);
+    let before = Before::of(connection, run, attempt).await?;
+    let ends = Ends::of(&settlement.outcome).or_cancelled(before.is_cancelled);
     let settled = sqlx::query(
         "UPDATE attempts SET state = ?3, ended_ms = ?4, exit_code = ?5, signal = ?6, log_tail = ?7,
             failure_class = ?8, failure_message = ?9
@@ -310,28 +363,58 @@ pub(crate) async fn settle_within(
     if settled.rows_affected() == 0 {
         return Ok(false);
     }
-    move_run_on(connection, run, &ends, now_ms).await?;
+    let limit = settlement.micro_batch_limit;
+    move_run_on(connection, run, &ends, &before, limit, now_ms).await?;
     Ok(true)
+}
+
+/// What settling must know of the run and the attempt.
+struct Before {
+    /// Whether somebody has asked to cancel the run while it was running.
+    is_cancelled: bool,
+    /// Transient failures so far, without those before the last progress.
+    transient_failures: u32,
+}
+
+impl Before {
+    async fn of(connection: &mut SqliteConnection, run: RunId, attempt: u32) -> sqlx::Result<Self> {
+        let found = sqlx::query_as(
+            "SELECT cancel_requested_ms IS NOT NULL, CASE WHEN EXISTS (
+                SELECT 1 FROM epochs WHERE run = ?1 AND attempt = ?2 AND trained_by IS NULL
+             ) THEN 0 ELSE transient_failures END
+             FROM runs WHERE id = ?1",
+        )
+        .bind(run.to_string())
+        .bind(attempt)
+        .fetch_optional(connection)
+        .await?;
+        let (is_cancelled, transient_failures) = found.unwrap_or_default();
+        Ok(Self { is_cancelled, transient_failures })
+    }
 }
 
 async fn move_run_on(
     connection: &mut SqliteConnection,
     run: RunId,
     ends: &Ends<'_>,
+    before: &Before,
+    micro_batch_limit: Option<u32>,
     now_ms: i64,
 ) -> sqlx::Result<()> {
     let is_transient = ends.failure.is_some_and(|failure| failure.class.is_transient());
     sqlx::query(
         "UPDATE runs SET state = ?2, failure_class = ?3, failure_message = ?4,
-            transient_failures = transient_failures + ?5, updated_ms = ?6
+            transient_failures = coalesce(?5, transient_failures), updated_ms = ?6,
+            micro_batch_limit = coalesce(?7, micro_batch_limit), cancel_requested_ms = NULL
          WHERE id = ?1",
     )
     .bind(run.to_string())
     .bind(ends.run)
     .bind(ends.class())
     .bind(ends.message())
-    .bind(is_transient)
+    .bind(is_transient.then_some(before.transient_failures + 1))
     .bind(now_ms)
+    .bind(micro_batch_limit)
     .execute(connection)
     .await
     .map(drop)
@@ -358,6 +441,17 @@ impl<'a> Ends<'a> {
         }
     }
 
+    /// Where the run would go on later: it does not if it `is_cancelled`.
+    fn or_cancelled(mut self, is_cancelled: bool) -> Self {
+        if is_cancelled && self.run.is_claimable() {
+            self.run = State::Cancelled;
+            if self.attempt == State::Interrupted {
+                self.attempt = State::Cancelled;
+            }
+        }
+        self
+    }
+
     fn class(&self) -> Option<&'static str> {
         self.failure.map(|failure| failure.class.label())
     }
@@ -376,6 +470,9 @@ impl FromRow<'_, SqliteRow> for RunningAttempt {
             started_ms: row.try_get("started_ms")?,
             byte_offset: row::unsigned(row, "byte_offset")?,
             report: report(row)?,
+            host: row.try_get("host")?,
+            pid: row.try_get("pid")?,
+            process_start: row::optional_unsigned(row, "process_start")?,
         })
     }
 }
@@ -404,16 +501,20 @@ impl FromRow<'_, SqliteRow> for Attempt {
             threads: row.try_get("threads")?,
             version: row.try_get("version")?,
             resumed_from: row.try_get("resumed_from")?,
+            resumed_run: row::optional_run_id(row, "resumed_run")?,
+            micro_batch_size: row.try_get("micro_batch_size")?,
             exit_code: row.try_get("exit_code")?,
             signal: row.try_get("signal")?,
             failure: row::failure(row)?,
             log_tail: row.try_get("log_tail")?,
             progress: progress(row)?,
+            heard_ms: row.try_get("heard_ms")?,
         })
     }
 }
 
-fn progress(row: &SqliteRow) -> sqlx::Result<Option<Progress>> {
+/// Reads where an attempt was last.
+pub(crate) fn progress(row: &SqliteRow) -> sqlx::Result<Option<Progress>> {
     let Some(phase) = row.try_get::<Option<&str>, _>("progress_phase")? else {
         return Ok(None);
     };

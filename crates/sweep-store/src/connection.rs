@@ -1,21 +1,22 @@
-//! Opening the file: settings of the connections, and bringing the schema up to date.
+//! Opening the file: where it may lie, settings of the connections, and which schemas are accepted.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Connection as _, SqliteConnection};
 
 use crate::error::{Error, Result};
-
-/// The migrations at the top level of the repository.
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+use crate::mount;
+use crate::upgrade::{self, beside, check_not_newer, known_version, schema_version};
 
 /// How long a connection waits for another process's lock. Write transactions last milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pause before a connection is tried again.
+const BETWEEN_CONNECTIONS: Duration = Duration::from_millis(20);
 
 /// Pages in the write-ahead log before they are merged into the file: 16 MiB, four times SQLite's default. Runs are
 /// spread over the file by their ids, and the rarer the merges, the fewer pages they write (`examples/overhead.rs`: a
@@ -30,6 +31,7 @@ const READERS: u32 = 4;
 /// Write-ahead log with `synchronous = NORMAL`: a crash of the program loses nothing; a power failure can lose the last
 /// transactions but never damages the file, and what is lost is still in the event files.
 pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection> {
+    mount::check_local(path)?;
     let failed = failed(path, "open");
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -39,13 +41,33 @@ pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection> {
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY_TIMEOUT)
         .pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
-    let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+    let mut connection = connect(&options).await.map_err(failed)?;
     let found = schema_version(&mut connection).await.map_err(failed)?;
     check_not_newer(path, found)?;
     if found < known_version() {
-        migrate(path, &mut connection).await?;
+        upgrade::migrate(path, &mut connection).await?;
     }
     Ok(connection)
+}
+
+/// Connects. SQLite does not wait for others while a file changes to the write-ahead log, as two programs that create one
+/// database do at the same time, so that is tried again as long as other locks are waited for.
+async fn connect(options: &SqliteConnectOptions) -> sqlx::Result<SqliteConnection> {
+    let begin = Instant::now();
+    loop {
+        match SqliteConnection::connect_with(options).await {
+            Err(error) if is_busy(&error) && begin.elapsed() < BUSY_TIMEOUT => {
+                tokio::time::sleep(BETWEEN_CONNECTIONS).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Returns whether somebody else had the file: SQLITE_BUSY, of any kind.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == 5)
 }
 
 /// Opens the reading pool without touching the file yet.
@@ -68,19 +90,42 @@ pub(crate) fn reading_options(path: &Path) -> SqliteConnectOptions {
         .busy_timeout(BUSY_TIMEOUT)
 }
 
-/// Checks that the pool's file is there and has the schema that this program knows.
-pub(crate) async fn check_readable(path: &Path, pool: &SqlitePool) -> Result<()> {
+/// Checks that the pool's file is there and has a schema that this program can read. Returns its version where it is newer
+/// than the one that this program knows.
+pub(crate) async fn check_readable(path: &Path, pool: &SqlitePool) -> Result<Option<i64>> {
     if !path.exists() {
         return Err(Error::Missing { path: path.to_owned() });
     }
     let failed = failed(path, "open for reading");
     let mut connection = pool.acquire().await.map_err(failed)?;
     let found = schema_version(&mut connection).await.map_err(failed)?;
-    check_not_newer(path, found)?;
     if found < known_version() {
         return Err(Error::Older { path: path.to_owned(), found, known: known_version() });
     }
-    Ok(())
+    if found == known_version() {
+        return Ok(None);
+    }
+    if !upgrade::is_readable(&mut connection).await.map_err(failed)? {
+        check_not_newer(path, found)?;
+    }
+    Ok(Some(found))
+}
+
+/// Returns whether the file must be read without SQLite's coordination of readers and writers, because it lies on a
+/// network's file system, where that does not work. Nobody may write it: this program never does there.
+///
+/// # Errors
+/// [`Error::NetworkDatabase`] where it does not look so.
+pub(crate) fn is_remote(path: &Path) -> Result<bool> {
+    match mount::check_local(path) {
+        Err(_) if !is_being_written(path) => Ok(true),
+        checked => checked.map(|()| false),
+    }
+}
+
+/// Returns whether somebody has the file open for writing, or died while writing it.
+fn is_being_written(path: &Path) -> bool {
+    beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0)
 }
 
 /// Returns whether reading failed because the files next to the database could not be created, and nobody writes.
@@ -89,41 +134,8 @@ pub(crate) fn is_lone_file(path: &Path, error: &Error) -> bool {
         return false;
     };
     let code = source.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
     // The low byte is the kind of error: SQLITE_READONLY or SQLITE_CANTOPEN.
-    matches!(code.map(|code| code & 0xff), Some(8 | 14)) && !Path::new(&log).exists()
-}
-
-/// Takes the write lock before it looks at what is there, so that two processes never apply a migration twice.
-async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<()> {
-    let failed = failed(path, "lock for migration");
-    let mut transaction = connection.begin_with("BEGIN EXCLUSIVE").await.map_err(failed)?;
-    let found = schema_version(&mut transaction).await.map_err(failed)?;
-    check_not_newer(path, found)?;
-    // `Migrator::run` would do, but its bounds make a future that no task can be spawned from.
-    let applied = MIGRATIONS.run_direct(None, &mut *transaction, false).await;
-    applied.map_err(|source| Error::Migrate { path: path.to_owned(), source })?;
-    transaction.commit().await.map_err(failed)
-}
-
-/// Returns the newest migration applied to the file; 0 for a new file.
-async fn schema_version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
-    let has_table = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'";
-    let tables: i64 = sqlx::query_scalar(has_table).fetch_one(&mut *connection).await?;
-    if tables == 0 {
-        return Ok(0);
-    }
-    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations").fetch_one(connection).await
-}
-
-fn check_not_newer(path: &Path, found: i64) -> Result<()> {
-    let known = known_version();
-    if found > known { Err(Error::Newer { path: path.to_owned(), found, known }) } else { Ok(()) }
-}
-
-fn known_version() -> i64 {
-    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+    matches!(code.map(|code| code & 0xff), Some(8 | 14)) && !beside(path, "-wal").exists()
 }
 
 /// Returns what makes an error of a failed operation on the file.

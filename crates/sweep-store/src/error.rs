@@ -1,6 +1,7 @@
 //! What can go wrong, with the file and the operation.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +39,38 @@ pub enum Error {
         found: i64,
         /// Newest schema version that this program knows.
         known: i64,
+    },
+    /// The file is to be written on a network's file system.
+    #[error(
+        "{}: this is on a network file system ({kind}); the locks and the write-ahead log of SQLite do not work there, and \
+         the file could be damaged\n  hint: keep the database on a local disk with `--database PATH` (or SWEEP_DATABASE); \
+         everything else may stay in the home folder, and `sweep rebuild` makes the database again from there",
+        path.display()
+    )]
+    NetworkDatabase {
+        /// The database file.
+        path: PathBuf,
+        /// What the system calls the file system, such as `nfs4`.
+        kind: String,
+    },
+    /// The file is to be replaced while somebody has it open.
+    #[error(
+        "{}: somebody has this database open; stop every `sweep run` on it (and other programs that read it), then repeat",
+        path.display()
+    )]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// A file beside the database could not be read, written or removed.
+    #[error("failed to {action} `{}`", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
     },
     /// The file was written by an older version and must be brought up to date by a writer first.
     #[error("{}: has the older schema {found} (this version reads {known}); `sweep run FILE` brings it up to date", path.display())]
@@ -99,6 +132,12 @@ pub enum Error {
         /// The attempt.
         attempt: u32,
     },
+    /// An event cannot be: it contradicts itself or its run.
+    #[error("{reason}")]
+    ImpossibleEvent {
+        /// Which event of which attempt or measurement of which run, and why.
+        reason: String,
+    },
     /// A measurement belongs to a run that was never registered.
     #[error("run {run} is not in the database")]
     NotStored {
@@ -149,6 +188,16 @@ pub enum Error {
         /// What SQLite said.
         message: String,
     },
+}
+
+impl Error {
+    /// Returns whether the database could not be written because its disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        let Self::Database { source, .. } = self else { return false };
+        let code = source.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+        // SQLITE_FULL; and where the shared memory beside the file cannot grow, SQLITE_IOERR_SHMSIZE.
+        code.is_some_and(|code| code & 0xff == 13 || code == 4874)
+    }
 }
 
 /// A run as error messages list it.

@@ -1,6 +1,9 @@
 //! What was measured and stored for one run.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
+use serde_json::json;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _};
 use sweep_core::epsilon::Epsilon;
@@ -13,11 +16,11 @@ use crate::reader::Reader;
 use crate::row;
 
 /// A trained and validated epoch.
-#[derive(Clone, Debug, PartialEq, Serialize, FromRow)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EpochRow {
     /// From 0.
     pub epoch: u32,
-    /// The attempt that trained it.
+    /// The attempt that trained it, or took it over.
     pub attempt: u32,
     /// Radius used in it, in [0, 1].
     pub epsilon: f64,
@@ -43,6 +46,8 @@ pub struct EpochRow {
     pub train_seconds: f64,
     /// Spent validating.
     pub validation_seconds: f64,
+    /// The run that trained it, if another one.
+    pub trained_by: Option<RunId>,
 }
 
 /// An accuracy measured on a complete split.
@@ -75,7 +80,9 @@ pub struct EvaluationRow {
 pub struct CheckpointRow {
     /// Completed epochs.
     pub epochs: u32,
-    /// The file, relative to the run's folder.
+    /// Optimizer steps done in the epoch after those.
+    pub step: u32,
+    /// The file, relative to the home folder.
     pub file: String,
     /// SHA-256 of the file.
     pub digest: String,
@@ -144,11 +151,26 @@ impl Reader {
 
     /// Returns the checkpoints of a run, the newest first.
     pub async fn checkpoints_of(&self, run: RunId) -> Result<Vec<CheckpointRow>> {
-        sqlx::query_as("SELECT * FROM checkpoints WHERE run = ? ORDER BY epochs DESC")
+        sqlx::query_as("SELECT * FROM checkpoints WHERE run = ? ORDER BY epochs DESC, step DESC")
             .bind(run.to_string())
             .fetch_all(self.pool())
             .await
             .map_err(self.failed("read the checkpoints of a run"))
+    }
+
+    /// Returns for each of `runs` that has a checkpoint between epochs how many whole epochs the furthest one has. The
+    /// file may be gone.
+    pub async fn checkpoint_epochs(&self, runs: &[RunId]) -> Result<HashMap<RunId, u32>> {
+        sqlx::query(
+            "SELECT run, max(epochs) AS epochs FROM checkpoints
+             WHERE step = 0 AND run IN (SELECT value FROM json_each(?)) GROUP BY run",
+        )
+        .bind(json!(runs).to_string())
+        .try_map(|row: SqliteRow| Ok((row::run_id(&row, "run")?, row.try_get("epochs")?)))
+        .fetch_all(self.pool())
+        .await
+        .map(|rows| rows.into_iter().collect())
+        .map_err(self.failed("read how far checkpoints are"))
     }
 
     /// Returns the final model of a run, if it has one.
@@ -167,6 +189,28 @@ impl Reader {
             .fetch_all(self.pool())
             .await
             .map_err(self.failed("read the provenance of a run"))
+    }
+}
+
+impl FromRow<'_, SqliteRow> for EpochRow {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            epoch: row.try_get("epoch")?,
+            attempt: row.try_get("attempt")?,
+            epsilon: row.try_get("epsilon")?,
+            learning_rate: row.try_get("learning_rate")?,
+            train_loss: row.try_get("train_loss")?,
+            train_correct: row.try_get("train_correct")?,
+            train_total: row.try_get("train_total")?,
+            clean_correct: row.try_get("clean_correct")?,
+            robust_correct: row.try_get("robust_correct")?,
+            validation_total: row.try_get("validation_total")?,
+            clean_loss: row.try_get("clean_loss")?,
+            robust_loss: row.try_get("robust_loss")?,
+            train_seconds: row.try_get("train_seconds")?,
+            validation_seconds: row.try_get("validation_seconds")?,
+            trained_by: row::optional_run_id(row, "trained_by")?,
+        })
     }
 }
 
@@ -191,6 +235,7 @@ impl FromRow<'_, SqliteRow> for CheckpointRow {
     fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
         Ok(Self {
             epochs: row.try_get("epochs")?,
+            step: row.try_get("step")?,
             file: row.try_get("file")?,
             digest: row.try_get("digest")?,
             bytes: row::unsigned(row, "bytes")?,

@@ -9,6 +9,7 @@ use sweep_core::event::{Event, Record};
 use sweep_core::spec::RunId;
 
 use crate::error::{Error, Result};
+use crate::ingest::{Stored, Teller, Trouble, check};
 use crate::reader::Reader;
 use crate::row;
 use crate::store::Store;
@@ -35,23 +36,35 @@ impl Store {
     /// Points count only while the model that was measured is the run's model, and never replace those of an attempt.
     ///
     /// # Errors
-    /// [`Error::NotStored`] for a run that is not in the database.
+    /// [`Error::NotStored`] for a run that is not in the database; [`Error::ImpossibleEvent`] for an event that cannot be:
+    /// what is before it is stored.
     pub async fn ingest_measurement(&self, run: RunId, number: u32, records: &[Record]) -> Result<usize> {
         let Some(first) = records.first() else { return Ok(0) };
         let failed = self.failed("ingest a measurement");
         let mut writer = self.writer.lock().await;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let target = Target { run: run.to_string(), number };
-        let last = begin(&mut transaction, &target, first.time_ms).await.map_err(failed)?;
-        let last = last.ok_or(Error::NotStored { run })?;
-        let new = records.iter().filter(|record| record.sequence as i64 > last);
+        let target = Target { run: run.to_string(), number, teller: Teller::measurement(run, number) };
+        let mark = begin(&mut transaction, &target, first.time_ms).await.map_err(failed)?;
+        let (last, epochs) = mark.ok_or(Error::NotStored { run })?;
         let mut count = 0;
-        for record in new {
-            store(&mut transaction, &target, record).await.map_err(failed)?;
-            count += 1;
+        let mut refused = None;
+        for record in
+            records.iter().filter(|record| !i64::try_from(record.sequence).is_ok_and(|it| it <= last))
+        {
+            match store(&mut transaction, &target, epochs, record).await {
+                Ok(()) => count += 1,
+                Err(Trouble::Failed(error)) => return Err(failed(error)),
+                Err(Trouble::Impossible(reason)) => {
+                    refused = Some(target.teller.refuses(record, &reason));
+                    break;
+                }
+            }
         }
         transaction.commit().await.map_err(failed)?;
-        Ok(count)
+        match refused {
+            Some(reason) => Err(Error::ImpossibleEvent { reason }),
+            None => Ok(count),
+        }
     }
 }
 
@@ -81,10 +94,16 @@ impl Reader {
 struct Target {
     run: String,
     number: u32,
+    teller: Teller,
 }
 
-/// Makes the measurement's row where it is missing and returns how far its file has been read; `None` without the run.
-async fn begin(connection: &mut SqliteConnection, target: &Target, now_ms: i64) -> sqlx::Result<Option<i64>> {
+/// Makes the measurement's row where it is missing and returns how far its file has been read, and the budget of its run;
+/// `None` without the run.
+async fn begin(
+    connection: &mut SqliteConnection,
+    target: &Target,
+    now_ms: i64,
+) -> sqlx::Result<Option<(i64, u32)>> {
     sqlx::query(
         "INSERT INTO measurements (run, number, started_ms) SELECT id, ?2, ?3 FROM runs WHERE id = ?1
          ON CONFLICT DO NOTHING",
@@ -94,14 +113,18 @@ async fn begin(connection: &mut SqliteConnection, target: &Target, now_ms: i64) 
     .bind(now_ms)
     .execute(&mut *connection)
     .await?;
-    sqlx::query_scalar("SELECT last_sequence FROM measurements WHERE run = ? AND number = ?")
-        .bind(target.run.clone())
-        .bind(target.number)
-        .fetch_optional(connection)
-        .await
+    let mark = "SELECT m.last_sequence, r.epochs FROM measurements m JOIN runs r ON r.id = m.run
+                WHERE m.run = ? AND m.number = ?";
+    sqlx::query_as(mark).bind(target.run.clone()).bind(target.number).fetch_optional(connection).await
 }
 
-async fn store(connection: &mut SqliteConnection, target: &Target, record: &Record) -> sqlx::Result<()> {
+async fn store(
+    connection: &mut SqliteConnection,
+    target: &Target,
+    epochs: u32,
+    record: &Record,
+) -> Stored<()> {
+    let sequence = check(record, &target.teller, epochs)?;
     match &record.event {
         Event::Started { .. } => started(connection, target, &record.event).await?,
         Event::Loaded { dataset_digest, weights_digest, .. } => {
@@ -117,10 +140,11 @@ async fn store(connection: &mut SqliteConnection, target: &Target, record: &Reco
     sqlx::query("UPDATE measurements SET last_sequence = ?3 WHERE run = ?1 AND number = ?2")
         .bind(target.run.clone())
         .bind(target.number)
-        .bind(record.sequence as i64)
+        .bind(sequence)
         .execute(connection)
         .await
         .map(drop)
+        .map_err(Into::into)
 }
 
 async fn started(connection: &mut SqliteConnection, target: &Target, event: &Event) -> sqlx::Result<()> {

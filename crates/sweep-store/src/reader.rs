@@ -20,24 +20,39 @@ pub struct Reader {
     path: PathBuf,
     pool: SqlitePool,
     options: SqliteConnectOptions,
+    /// Schema version of the file, where it is newer than this program's.
+    newer: Option<i64>,
 }
 
 impl Reader {
-    /// Opens an existing database. A missing file, and one of another schema version, are errors of their own.
+    /// Opens an existing database.
+    ///
+    /// A file of a newer schema is read where it says that this program can (`meta.min_reader`; see [`Self::note`]). On a
+    /// network's file system a file is read as it is, provided that nobody writes it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`]; [`Error::Older`], which a writer repairs; [`Error::Newer`]; [`Error::NetworkDatabase`] for a file
+    /// that somebody writes there; [`Error::Database`] for one that cannot be read.
     ///
     /// SQLite coordinates readers and writers through files next to the database. In a folder where none can be
     /// created, such as a read-only copy of somebody's results, a file that no writer has open is read as it is.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if connection::is_remote(path)? {
+            return Self::as_it_is(path).await;
+        }
         let reader = Self::unchecked(path);
         match connection::check_readable(path, &reader.pool).await {
-            Err(error) if connection::is_lone_file(path, &error) => {
-                let lone = Self::with(path, connection::reading_options(path).immutable(true));
-                connection::check_readable(path, &lone.pool).await?;
-                Ok(lone)
-            }
-            checked => checked.map(|()| reader),
+            Err(error) if connection::is_lone_file(path, &error) => Self::as_it_is(path).await,
+            checked => checked.map(|newer| Self { newer, ..reader }),
         }
+    }
+
+    /// Opens a file that nobody writes, without files beside it.
+    async fn as_it_is(path: &Path) -> Result<Self> {
+        let lone = Self::with(path, connection::reading_options(path).immutable(true));
+        let newer = connection::check_readable(path, &lone.pool).await?;
+        Ok(Self { newer, ..lone })
     }
 
     /// Returns a reader of a file that is known to be up to date.
@@ -46,7 +61,7 @@ impl Reader {
     }
 
     fn with(path: &Path, options: SqliteConnectOptions) -> Self {
-        Self { path: path.to_owned(), pool: connection::reading_pool(options.clone()), options }
+        Self { path: path.to_owned(), pool: connection::reading_pool(options.clone()), options, newer: None }
     }
 
     /// Returns the settings of this reader's connections.
@@ -59,6 +74,15 @@ impl Reader {
         &self.path
     }
 
+    /// Returns what people should know about the file, if anything.
+    pub fn note(&self) -> Option<String> {
+        let newer = self.newer?;
+        Some(format!(
+            "{}: written by a newer version of sweep (schema {newer}); this one shows what it understands of it",
+            self.path.display()
+        ))
+    }
+
     /// Closes every connection of this reader and its clones.
     pub async fn close(self) {
         self.pool.close().await;
@@ -68,7 +92,7 @@ impl Reader {
     pub async fn run_states(&self, sweep: SweepId) -> Result<Vec<RunState>> {
         sqlx::query_as(
             "SELECT r.id, s.position, r.state, r.attempts, r.transient_failures, r.depends_on, r.failure_class,
-                    r.failure_message
+                    r.failure_message, r.micro_batch_limit
              FROM sweep_runs s JOIN runs r ON r.id = s.run
              WHERE s.sweep = ? ORDER BY s.position",
         )
@@ -82,7 +106,7 @@ impl Reader {
     pub async fn states_of(&self, runs: &[RunId]) -> Result<Vec<RunState>> {
         sqlx::query_as(
             "SELECT r.id, s.key AS position, r.state, r.attempts, r.transient_failures, r.depends_on,
-                    r.failure_class, r.failure_message
+                    r.failure_class, r.failure_message, r.micro_batch_limit
              FROM json_each(?) s JOIN runs r ON r.id = s.value
              ORDER BY s.key",
         )
@@ -116,6 +140,28 @@ impl Reader {
         text.map(parse).transpose().map_err(|source| Error::Spec { run, source })
     }
 
+    /// Returns every stored run that is in one of `states`, of all sweeps, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for a specification that this program does not understand.
+    pub async fn specs_of(&self, states: &[State]) -> Result<Vec<(RunId, State, RunSpec)>> {
+        let labels: Vec<&str> = states.iter().map(|state| state.label()).collect();
+        let rows: Vec<(RunId, State, String)> = sqlx::query(
+            "SELECT r.id, r.state, s.spec FROM runs r JOIN specs s ON s.run = r.id
+             WHERE r.state IN (SELECT value FROM json_each(?)) ORDER BY r.id",
+        )
+        .bind(json!(labels).to_string())
+        .try_map(|row: SqliteRow| Ok((row::run_id(&row, "id")?, row.try_get("state")?, row.try_get("spec")?)))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(self.failed("read the specifications of runs"))?;
+        let parse = |(run, state, text): (RunId, State, String)| match serde_json::from_str(&text) {
+            Ok(spec) => Ok((run, state, spec)),
+            Err(source) => Err(Error::Spec { run, source }),
+        };
+        rows.into_iter().map(parse).collect()
+    }
+
     pub(crate) const fn pool(&self) -> &SqlitePool {
         &self.pool
     }
@@ -135,6 +181,7 @@ impl FromRow<'_, SqliteRow> for RunState {
             transient_failures: row.try_get("transient_failures")?,
             depends_on: row::optional_run_id(row, "depends_on")?,
             failure: row::failure(row)?,
+            micro_batch_limit: row.try_get("micro_batch_limit")?,
         })
     }
 }

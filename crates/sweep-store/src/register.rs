@@ -12,6 +12,7 @@ use sweep_core::spec::{OptimizerSpec, RunId, RunSpec};
 use crate::error::{Error, Result};
 use crate::reader::Reader;
 use crate::store::Store;
+use crate::sweep_file::SweepFile;
 
 /// Rows an INSERT: large enough that the cost of a statement vanishes, small enough for SQLite's 32,766 parameters.
 const CHUNK: usize = 500;
@@ -77,6 +78,23 @@ impl Store {
         replace_listing(&mut transaction, sweep, runs).await.map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
         Ok(Registered { sweep, new_runs })
+    }
+
+    /// Stores a sweep that was registered and changed earlier, as a rebuild does; its runs must be stored. Where the list
+    /// lacks some of its runs, registering the sweep again finds it changed.
+    ///
+    /// # Errors
+    /// [`Error::ListedTwice`], [`Error::Database`].
+    pub async fn restore_sweep(&self, file: &SweepFile, runs: &[Listed<'_>]) -> Result<SweepId> {
+        let registered = self.register_sweep(&file.name, &file.yaml, runs, file.created_ms).await?;
+        let mut writer = self.writer.lock().await;
+        sqlx::query("UPDATE sweeps SET updated_ms = ? WHERE id = ?")
+            .bind(file.updated_ms)
+            .bind(registered.sweep.0)
+            .execute(&mut *writer)
+            .await
+            .map_err(self.failed("restore a sweep"))?;
+        Ok(registered.sweep)
     }
 
     /// Stores runs that no sweep lists, as a rebuild from event files does; returns how many were new.

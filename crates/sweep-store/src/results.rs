@@ -59,8 +59,11 @@ pub struct ResultRow {
     pub validation_clean: Option<f64>,
     /// See [`sweep_core::metrics::clean_drop`]; `None` without a finished run of standard fine-tuning.
     pub clean_drop: Option<f64>,
-    /// Training time of all epochs, validation left out.
+    /// Training time of all epochs, validation left out: also of those that another run trained, so that it is what the
+    /// run's training costs by itself.
     pub train_seconds: Option<f64>,
+    /// Epochs that another run trained: this one went on from its checkpoint.
+    pub shared_epochs: u32,
     /// Images in the test split.
     pub test_total: Option<u32>,
 }
@@ -115,6 +118,7 @@ impl FromRow<'_, SqliteRow> for ResultRow {
             validation_clean: row.try_get("validation_clean")?,
             clean_drop: row.try_get("clean_drop")?,
             train_seconds: row.try_get("train_seconds")?,
+            shared_epochs: row.try_get("shared_epochs")?,
             test_total: row.try_get("test_total")?,
         })
     }

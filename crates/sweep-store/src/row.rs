@@ -34,6 +34,12 @@ pub(crate) fn unsigned(row: &SqliteRow, column: &str) -> sqlx::Result<u64> {
     u64::try_from(number).map_err(|error| undecodable(column, error.into()))
 }
 
+/// Reads an unsigned number that was stored as a signed one, or NULL.
+pub(crate) fn optional_unsigned(row: &SqliteRow, column: &str) -> sqlx::Result<Option<u64>> {
+    let number: Option<i64> = row.try_get(column)?;
+    number.map(u64::try_from).transpose().map_err(|error| undecodable(column, error.into()))
+}
+
 /// Reads a type that is stored under the name that serde gives it.
 pub(crate) fn label<T: DeserializeOwned>(text: &str, column: &str) -> sqlx::Result<T> {
     serde_json::from_value(text.into()).map_err(|error| undecodable(column, error.into()))

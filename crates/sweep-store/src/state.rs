@@ -79,10 +79,12 @@ pub struct RunState {
     pub state: State,
     /// Number of the latest attempt; 0 before the first.
     pub attempts: u32,
-    /// Attempts that failed with a transient class since the run was registered or last reset.
+    /// Attempts that failed with a transient class since the run was registered, last reset, or last trained an epoch.
     pub transient_failures: u32,
     /// The run that must have succeeded before.
     pub depends_on: Option<RunId>,
     /// Why the latest attempt failed, if it did; also there while a retry is pending.
     pub failure: Option<Failure>,
+    /// Largest micro batch that is worth trying, after larger ones did not fit the memory.
+    pub micro_batch_limit: Option<u32>,
 }

@@ -22,7 +22,12 @@ pub struct Store {
 
 impl Store {
     /// Opens the database at `path`, creates it where it is missing (its folder must exist), and brings its schema up
-    /// to date. A file of a newer version is refused and not changed.
+    /// to date; a copy of an older file is kept beside it, as `<file>.schema-<version>.bak`.
+    ///
+    /// # Errors
+    /// [`crate::Error::NetworkDatabase`] on a network's file system, [`crate::Error::Newer`] for a file of a newer version;
+    /// neither is changed. [`crate::Error::Migrate`], [`crate::Error::Database`] and [`crate::Error::File`] where something
+    /// fails; a migration is applied as a whole or not at all.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let writer = connection::open_writer(path).await?;

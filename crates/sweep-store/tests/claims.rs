@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{Home, NOW, failed, records, spec, specs, started, succeeded};
+use common::{Home, NOW, epoch, failed, records, spec, specs, started, succeeded};
 use sweep_core::event::{Event, FailureClass};
 use sweep_core::spec::RunId;
-use sweep_store::{Failure, Outcome, Report, RunState, Settlement, State, Store};
+use sweep_store::{Cancelled, Failure, Outcome, Report, RunState, Settlement, State, Store};
 
 async fn state(home: &Home, run: RunId) -> RunState {
     home.store.reader().states_of(&[run]).await.unwrap().remove(0)
@@ -104,11 +104,95 @@ async fn cancelling_takes_waiting_runs_only() {
     let home = Home::new().await;
     let (_, runs) = home.register(&specs(2)).await;
     home.store.claim(runs[0], "test", NOW).await.unwrap();
-    assert_eq!(home.store.cancel(&runs, NOW).await.unwrap(), 1);
+    let cancelled = Cancelled { cancelled: 1, asked_to_stop: 1 };
+    assert_eq!(home.store.cancel(&runs, NOW).await.unwrap(), cancelled);
     assert_eq!(state(&home, runs[1]).await.state, State::Cancelled);
     assert_eq!(home.store.claim(runs[1], "test", NOW).await.unwrap(), None);
+    let reader = home.store.reader();
+    assert_eq!(reader.cancel_requests(&runs).await.unwrap(), [runs[0]]);
+    assert_eq!(reader.cancel_requests(&runs[1..]).await.unwrap(), [], "only of the runs asked for");
+    let again = Cancelled { cancelled: 0, asked_to_stop: 1 };
+    assert_eq!(home.store.cancel(&runs, NOW).await.unwrap(), again);
     home.store.settle(runs[0], 1, &Settlement::new(Outcome::Cancelled), NOW).await.unwrap();
+    assert_eq!(reader.cancel_requests(&runs).await.unwrap(), []);
+    assert_eq!(home.store.cancel(&runs, NOW).await.unwrap(), Cancelled::default());
     assert_eq!(home.store.reset(&runs, NOW).await.unwrap(), 2);
+}
+
+/// Nobody may be there to stop the worker of a cancelled run: however its attempt ends, the run goes on no more.
+#[tokio::test]
+async fn a_cancelled_run_never_goes_on() {
+    let home = Home::new().await;
+    let ends = [
+        (Settlement::new(Outcome::Interrupted), State::Cancelled, State::Cancelled),
+        (failure(FailureClass::WorkerDied, true), State::Failed, State::Cancelled),
+        (failure(FailureClass::Diverged, false), State::Failed, State::Failed),
+        (succeeded(), State::Succeeded, State::Succeeded),
+    ];
+    let (_, runs) = home.register(&specs(ends.len() as u64)).await;
+    for (run, (end, of_attempt, of_run)) in runs.into_iter().zip(ends) {
+        home.store.claim(run, "test", NOW).await.unwrap();
+        home.store.cancel(&[run], NOW).await.unwrap();
+        assert!(home.store.settle(run, 1, &end, NOW).await.unwrap());
+        let attempt = home.store.reader().attempts_of(run).await.unwrap().remove(0);
+        assert_eq!((attempt.state, state(&home, run).await.state), (of_attempt, of_run), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn failures_are_counted_since_the_last_progress() {
+    let home = Home::new().await;
+    let run = home.running(&spec(0)).await;
+    let other = spec(1).id();
+    let taken_over = |number| {
+        let mut event = epoch(number, 1);
+        if let Event::EpochFinished { trained_by, .. } = &mut event {
+            *trained_by = Some(other);
+        }
+        event
+    };
+    let attempts = [
+        (vec![], 1),
+        (vec![], 2),
+        (vec![taken_over(0)], 3),
+        (vec![taken_over(0), epoch(1, 5)], 1),
+        (vec![], 2),
+        (vec![epoch(2, 5)], 1),
+    ];
+    for (number, (events, failures)) in (1..).zip(attempts) {
+        if number > 1 {
+            assert_eq!(home.store.claim(run, "test", NOW).await.unwrap(), Some(number));
+        }
+        home.store.ingest(run, number, &records(events), 1).await.unwrap();
+        home.store.settle(run, number, &failure(FailureClass::WorkerDied, true), NOW).await.unwrap();
+        assert_eq!(state(&home, run).await.transient_failures, failures, "attempt {number}");
+    }
+    assert_eq!(home.store.reader().result_of(run).await.unwrap().unwrap().shared_epochs, 1);
+}
+
+#[tokio::test]
+async fn a_smaller_micro_batch_is_kept_until_a_reset() {
+    let home = Home::new().await;
+    let run = home.running(&spec(0)).await;
+    assert_eq!(state(&home, run).await.micro_batch_limit, None);
+    let smaller = Settlement { micro_batch_limit: Some(4), ..failure(FailureClass::OutOfMemory, true) };
+    home.store.settle(run, 1, &smaller, NOW).await.unwrap();
+    home.store.claim(run, "test", NOW).await.unwrap();
+    home.store.settle(run, 2, &failure(FailureClass::OutOfMemory, false), NOW).await.unwrap();
+    assert_eq!(state(&home, run).await.micro_batch_limit, Some(4));
+    home.store.reset(&[run], NOW).await.unwrap();
+    assert_eq!(state(&home, run).await.micro_batch_limit, None);
+}
+
+#[tokio::test]
+async fn specifications_are_found_by_state() {
+    let home = Home::new().await;
+    let (_, runs) = home.register(&specs(3)).await;
+    home.store.claim(runs[1], "test", NOW).await.unwrap();
+    let reader = home.store.reader();
+    assert_eq!(reader.specs_of(&[State::Running]).await.unwrap(), [(runs[1], State::Running, spec(1))]);
+    assert_eq!(reader.specs_of(&[State::Running, State::Pending]).await.unwrap().len(), 3);
+    assert_eq!(reader.specs_of(&[]).await.unwrap(), []);
 }
 
 /// A scheduler that dies between the worker's last word and the settlement must not lose that word.

@@ -3,11 +3,12 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use common::{
-    Home, NOW, checkpoint, complete, epoch, evaluated, failed, loaded, progress, records, spec, specs,
-    started, succeeded,
+    Home, NOW, checkpoint, complete, epoch, evaluated, loaded, progress, records, spec, specs, started,
+    succeeded,
 };
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Phase, Record};
@@ -72,6 +73,58 @@ async fn every_event_finds_its_place() {
     assert_eq!((attempt.pid, attempt.threads, attempt.resumed_from), (Some(77), Some(2), Some(0)));
     let progress = attempt.progress.unwrap();
     assert_eq!((progress.phase, progress.step, progress.time_ms), (Phase::Training, 1, NOW + 2_000));
+    assert_eq!((attempt.micro_batch_size, attempt.heard_ms), (Some(8), Some(NOW + 19_000)));
+}
+
+#[tokio::test]
+async fn a_worker_that_stands_still_is_heard_and_does_not_move() {
+    let home = Home::new().await;
+    let run = home.running(&spec(0)).await;
+    let events = records([progress(1), progress(2), progress(2), loaded(), progress(2), progress(1)]);
+    let expected = [(0, 0), (1, 1), (1, 2), (1, 3), (1, 4), (5, 5)];
+    for (record, (moved, heard)) in events.iter().zip(expected) {
+        home.store.ingest(run, 1, std::slice::from_ref(record), 1).await.unwrap();
+        let attempt = home.store.reader().attempts_of(run).await.unwrap().remove(0);
+        let found = (attempt.progress.unwrap().time_ms, attempt.heard_ms.unwrap());
+        assert_eq!(found, (NOW + 1_000 * moved, NOW + 1_000 * heard));
+    }
+}
+
+#[tokio::test]
+async fn checkpoints_within_an_epoch_are_apart_from_those_between() {
+    let home = Home::new().await;
+    let run = home.running(&spec(0)).await;
+    let within = |epochs: u32, at: u32| {
+        let mut event = checkpoint(epochs);
+        if let Event::CheckpointSaved { step, .. } = &mut event {
+            *step = at;
+        }
+        event
+    };
+    let events = records([checkpoint(1), within(1, 7), checkpoint(2), within(2, 3), within(2, 9)]);
+    home.store.ingest(run, 1, &events, 1).await.unwrap();
+    let reader = home.store.reader();
+    let found = reader.checkpoints_of(run).await.unwrap();
+    let positions: Vec<_> = found.iter().map(|row| (row.epochs, row.step)).collect();
+    assert_eq!(positions, [(2, 9), (2, 3), (2, 0), (1, 7), (1, 0)]);
+    let other = spec(1).id();
+    assert_eq!(reader.checkpoint_epochs(&[run, other]).await.unwrap(), HashMap::from([(run, 2)]));
+}
+
+#[tokio::test]
+async fn who_runs_where_is_known_of_running_attempts() {
+    let home = Home::new().await;
+    let run = home.running(&spec(0)).await;
+    let mut event = started(run, 1, 2);
+    if let Event::Started { process_start, resumed_run, .. } = &mut event {
+        (*process_start, *resumed_run) = (Some(12_345), Some(spec(1).id()));
+    }
+    home.store.ingest(run, 1, &records([event]), 1).await.unwrap();
+    let found = home.store.reader().running_attempts().await.unwrap().remove(0);
+    let process = (found.host.as_deref(), found.pid, found.process_start);
+    assert_eq!(process, (Some("here"), Some(77), Some(12_345)));
+    let attempt = home.store.reader().attempts_of(run).await.unwrap().remove(0);
+    assert_eq!(attempt.resumed_run, Some(spec(1).id()));
 }
 
 #[tokio::test]
@@ -194,18 +247,6 @@ async fn unknown_events_pass_and_unknown_attempts_do_not() {
         let error = home.store.ingest(run, attempt, &[], 0).await.unwrap_err();
         assert!(matches!(error, Error::UnknownAttempt { attempt: found, .. } if found == attempt), "{error}");
     }
-}
-
-#[tokio::test]
-async fn a_batch_that_cannot_be_stored_leaves_no_trace() {
-    let home = Home::new().await;
-    let run = home.running(&spec(0)).await;
-    let before = tables(&home).await;
-    let impossible = evaluated(Epsilon::ZERO, 33, 32);
-    let batch = records([started(run, 1, 0), epoch(0, 1), impossible, failed(FailureClass::Data)]);
-    let error = home.store.ingest(run, 1, &batch, 9).await.unwrap_err();
-    assert!(matches!(error, Error::Database { operation: "ingest events", .. }), "{error}");
-    assert_eq!(tables(&home).await, before);
 }
 
 #[tokio::test]

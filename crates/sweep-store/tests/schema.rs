@@ -5,9 +5,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{Home, NOW, complete, spec, specs};
+use common::{Home, NOW, specs};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, SqliteConnection};
 use sweep_store::{Error, Reader, Store};
 
 /// A connection that can do what the store never does.
@@ -41,70 +41,6 @@ async fn a_new_file_has_the_tables_and_views_and_opens_again() {
     assert!(problems.is_empty());
 }
 
-/// A file as the first version left it: every measured point is kept, with the digest of the model where it is known.
-#[tokio::test]
-async fn a_file_of_the_first_schema_keeps_its_points() {
-    let home = Home::new().await;
-    let run = home.running(&spec(0)).await;
-    home.store.ingest(run, 1, &complete(run, 1), 1).await.unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("results.db");
-    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true).foreign_keys(true);
-    let mut old = options.connect().await.unwrap();
-    let migrations = sqlx::migrate!("../../migrations");
-    let first = migrations.iter().find(|migration| migration.version == 1).unwrap();
-    sqlx::raw_sql(first.sql.clone()).execute(&mut old).await.unwrap();
-    run_all(
-        &mut old,
-        &[
-            "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on
-                TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL, checksum BLOB NOT NULL,
-                execution_time BIGINT NOT NULL)",
-        ],
-    )
-    .await;
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-         VALUES (1, 'results', TRUE, ?, 0)",
-    )
-    .bind(first.checksum.to_vec())
-    .execute(&mut old)
-    .await
-    .unwrap();
-    sqlx::query("ATTACH ? AS new")
-        .bind(home.database().to_str().unwrap().to_owned())
-        .execute(&mut old)
-        .await
-        .unwrap();
-    run_all(
-        &mut old,
-        &[
-            "INSERT INTO runs SELECT * FROM new.runs",
-            "INSERT INTO specs SELECT run, spec FROM new.specs",
-            "INSERT INTO attempts SELECT * FROM new.attempts",
-            "INSERT INTO models SELECT * FROM new.models",
-            "INSERT INTO evaluations SELECT run, epochs, split, attack, norm, epsilon, epsilon_numerator,
-                epsilon_denominator, epsilon_value, correct, total, seconds, attempt FROM new.evaluations",
-        ],
-    )
-    .await;
-    old.close().await.unwrap();
-
-    let store = Store::open(&path).await.unwrap();
-    let points = store.reader().evaluations_of(run).await.unwrap();
-    assert_eq!(points.len(), 9);
-    assert_eq!(points[0].count, home.store.reader().evaluations_of(run).await.unwrap()[0].count);
-    assert_eq!((points[0].attempt, points[0].measurement), (Some(1), None));
-    assert_eq!(points[0].model_digest, Some("m".repeat(64)));
-    assert!(store.reader().result_of(run).await.unwrap().unwrap().expected_robustness.is_some());
-}
-
-async fn run_all(connection: &mut SqliteConnection, statements: &[&'static str]) {
-    for statement in statements {
-        run(connection, statement).await.unwrap();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_openers_of_a_new_file_migrate_it_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -121,24 +57,7 @@ async fn eight_openers_of_a_new_file_migrate_it_once() {
     let mut connection = raw(&path).await;
     let applied: Vec<i64> =
         sqlx::query_scalar("SELECT version FROM _sqlx_migrations").fetch_all(&mut connection).await.unwrap();
-    assert_eq!(applied, [1, 2, 3]);
-}
-
-#[tokio::test]
-async fn a_newer_file_is_refused_by_both_sides_and_not_changed() {
-    let home = Home::new().await;
-    let mut connection = raw(&home.database()).await;
-    run(
-        &mut connection,
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-         VALUES (999, 'from the future', TRUE, x'00', 0)",
-    )
-    .await
-    .unwrap();
-    let writer = Store::open(home.database()).await.unwrap_err();
-    assert!(matches!(writer, Error::Newer { found: 999, known: 3, .. }), "{writer}");
-    let reader = Reader::open(home.database()).await.unwrap_err();
-    assert!(matches!(reader, Error::Newer { found: 999, .. }), "{reader}");
+    assert_eq!(applied, [1, 2, 3, 4]);
 }
 
 #[tokio::test]

@@ -35,6 +35,11 @@ pub enum Action {
         /// Images correct under attack.
         robust: u32,
     },
+    /// Writes a small checkpoint file into the folder of trajectories and says `checkpoint_saved`.
+    CheckpointSaved {
+        /// Whole epochs, up to those of the run.
+        epochs: u32,
+    },
     /// Says `evaluated` at 0/255, 1/255, … with these counts of 100 images.
     Evaluate {
         /// Images correct at each radius.
@@ -61,14 +66,24 @@ pub enum Action {
         /// Its name.
         file: String,
     },
-    /// Waits for ever.
+    /// Waits for ever, in silence.
     Hang,
+    /// Says for ever where it is, always the same.
+    Stall {
+        /// Steps done, of 100.
+        step: u32,
+    },
     /// From here on, ignores SIGTERM, SIGINT and the end of the lifeline.
     BeDeaf,
     /// Leaves with a code and without a word.
     Exit {
         /// The code.
         code: u8,
+    },
+    /// Prints a line to standard error and aborts, as a program does that gets no memory.
+    Abort {
+        /// The line.
+        text: String,
     },
     /// Dies of a signal.
     Die {

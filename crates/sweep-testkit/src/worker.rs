@@ -10,10 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{self, SigSet, Signal};
+use nix::unistd::gethostname;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Phase, Record, Split};
 use sweep_core::home::Home;
 use sweep_core::spec::{Norm, RunId, RunSpec};
+use sweep_core::trajectory::{CheckpointName, Prefix};
 
 use crate::script::{Action, SCRIPT_VARIABLE, Script};
 use crate::wait::PATIENCE;
@@ -29,6 +31,9 @@ pub(crate) const STARTS: &str = "starts.txt";
 
 /// Images of every split that a fake worker pretends to have.
 const IMAGES: u32 = 100;
+
+/// What a fake checkpoint consists of.
+const CHECKPOINT: &str = "nothing to go on from";
 
 /// Runs a worker as the command line says: `worker --home HOME --run ID --attempt N --threads T --device D`.
 pub fn main() -> ExitCode {
@@ -48,6 +53,7 @@ struct Worker {
     threads: u32,
     device: String,
     micro_batch_size: u32,
+    trajectory: Vec<Prefix>,
     script: Script,
     events: File,
     sequence: u64,
@@ -77,6 +83,7 @@ impl Worker {
             threads: parsed("--threads")?,
             device: argument("--device")?,
             micro_batch_size: spec.micro_batch_size,
+            trajectory: spec.trajectory(),
             sequence: 0,
             epochs: 0,
             deaf: false,
@@ -96,10 +103,9 @@ impl Worker {
     fn act(&mut self, action: Action) -> io::Result<Option<u8>> {
         match action {
             Action::Start => self.start()?,
-            Action::Progress { step } => {
-                self.say(Event::Progress { phase: Phase::Training, epoch: self.epochs, step, steps: 100 })?;
-            }
+            Action::Progress { step } => self.progress(step)?,
             Action::Epoch { clean, robust } => self.epoch(clean, robust)?,
+            Action::CheckpointSaved { epochs } => self.save(epochs)?,
             Action::Evaluate { correct } => self.evaluate(&correct)?,
             Action::Succeed => return self.leave(Event::Succeeded, 0),
             Action::Fail { class, message } => {
@@ -114,6 +120,17 @@ impl Worker {
             Action::Hang => {
                 self.wait(|| false);
                 return self.interrupt();
+            }
+            Action::Stall { step } => {
+                let deadline = Instant::now() + 2 * PATIENCE;
+                while Instant::now() < deadline && !self.wait_once() {
+                    self.progress(step)?;
+                }
+                return self.interrupt();
+            }
+            Action::Abort { text } => {
+                writeln!(io::stderr(), "{text}")?;
+                std::process::abort();
             }
             Action::BeDeaf => self.deaf = true,
             Action::Exit { code } => return Ok(Some(code)),
@@ -130,14 +147,14 @@ impl Worker {
             run: self.run,
             attempt: self.attempt,
             pid: std::process::id(),
-            host: "localhost".to_owned(),
+            host: gethostname()?.to_string_lossy().into_owned(),
             device: self.device.clone(),
             threads: self.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             resumed_from: 0,
             resumed_run: None,
             micro_batch_size: Some(self.micro_batch_size),
-            process_start: None,
+            process_start: process_start(),
         })?;
         self.say(Event::Loaded {
             dataset_digest: "0".repeat(64),
@@ -170,6 +187,26 @@ impl Worker {
         })?;
         self.epochs += 1;
         Ok(())
+    }
+
+    fn progress(&mut self, step: u32) -> io::Result<()> {
+        self.say(Event::Progress { phase: Phase::Training, epoch: self.epochs, step, steps: 100 })
+    }
+
+    /// Writes a file under the name of a whole checkpoint; what is in it is nobody's concern here.
+    fn save(&mut self, epochs: u32) -> io::Result<()> {
+        let prefix = self.trajectory[epochs as usize];
+        let name = CheckpointName { prefix, run: self.run, step: None, digest: "0".repeat(64) };
+        let folder = self.home.trajectories();
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name.to_string()), CHECKPOINT)?;
+        self.say(Event::CheckpointSaved {
+            epochs,
+            step: 0,
+            file: format!("trajectories/{name}"),
+            digest: name.digest,
+            bytes: CHECKPOINT.len() as u64,
+        })
     }
 
     fn evaluate(&mut self, correct: &[u32]) -> io::Result<()> {
@@ -211,13 +248,28 @@ impl Worker {
     fn wait(&self, condition: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + 2 * PATIENCE;
         while !condition() {
-            if Instant::now() > deadline || !self.deaf && self.stop.load(Ordering::Relaxed) {
+            if Instant::now() > deadline || self.wait_once() {
                 return false;
             }
-            thread::sleep(INTERVAL);
         }
         true
     }
+
+    /// Waits a moment; returns whether the worker is asked to stop and listens.
+    fn wait_once(&self) -> bool {
+        let stop = !self.deaf && self.stop.load(Ordering::Relaxed);
+        if !stop {
+            thread::sleep(INTERVAL);
+        }
+        stop
+    }
+}
+
+/// Returns when this process started, in clock ticks since the machine did: field 22 of its `stat`, of which the second, in
+/// parentheses, may contain anything.
+fn process_start() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Returns a flag that rises with SIGTERM, SIGINT or the end of standard input.
@@ -258,6 +310,7 @@ fn find_script(home: &Home, run: RunId) -> io::Result<Script> {
 const fn exit_code(class: FailureClass) -> u8 {
     match class {
         FailureClass::Hub => 75,
+        FailureClass::DiskFull => 74,
         FailureClass::OutOfMemory => 77,
         FailureClass::Configuration => 78,
         FailureClass::Diverged => 79,

@@ -1,5 +1,6 @@
 //! Everything that ends an attempt, and the class that the scheduler acts on.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use sweep_core::event::{FailureClass, Phase};
@@ -25,7 +26,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The operating system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The run's description cannot be read.
     #[error("`{}` does not describe a run", path.display())]
@@ -78,7 +79,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The operating system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The run whose final model is asked for has none.
     #[error("run {run} has no final model in `{}`: it has to succeed first", path.display())]
@@ -145,15 +146,49 @@ pub enum Error {
         /// The norm.
         norm: f64,
     },
-    /// The epsilon schedule looks at epochs of which nothing is recorded.
-    #[error(
-        "training goes on after {epochs} epochs, but the event files of earlier attempts tell the validation accuracy of the first {recorded} only, and the epsilon schedule needs them all"
-    )]
-    HistoryLost {
-        /// Completed epochs in the checkpoint.
-        epochs: u32,
-        /// Epochs on record.
-        recorded: u32,
+    /// What the run does for others cannot be read.
+    #[error("`{}` does not say what the run does for others", path.display())]
+    Sharing {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The operating system gave no thread.
+    #[error("cannot start the thread `{name}`")]
+    Thread {
+        /// What it is for.
+        name: &'static str,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The disk or the quota ran full while something was written.
+    #[error("no room to write {needed} bytes to `{}`", path.display())]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        needed: u64,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// Something would not fit on the disk, so that it was not begun.
+    #[error("no room to write {needed} bytes to `{}`: its file system has {free} left", path.display())]
+    NoRoom {
+        /// The file or folder.
+        path: PathBuf,
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that are free for this user.
+        free: u64,
+    },
+    /// Somebody else has the run: whoever it was judged this worker dead.
+    #[error("this attempt has lost its run: `{}` {}", path.display(), if *exists { "exists" } else { "is gone" })]
+    Fenced {
+        /// The folder of the next attempt, or the event file of this one.
+        path: PathBuf,
+        /// Whether it is there.
+        exists: bool,
     },
     /// A checkpoint cannot be written.
     #[error("checkpoint `{}`: {reason}", path.display())]
@@ -167,19 +202,39 @@ pub enum Error {
 
 impl Error {
     /// Returns a function that wraps the operating system's answer to `action` on `path`.
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// Returns a function that wraps the operating system's answer to writing `needed` bytes to `path`.
+    pub(crate) fn write(path: &Path, needed: usize) -> impl FnOnce(io::Error) -> Self {
+        let (path, needed) = (path.to_owned(), needed as u64);
+        move |source| {
+            if is_full(source.kind()) {
+                Self::DiskFull { path, needed, source }
+            } else {
+                Self::Io { action: "write", path, source }
+            }
+        }
     }
 
     /// Returns what kind of failure it is.
     pub fn class(&self) -> FailureClass {
         use sweep_attacks::Error as Attack;
+        if self.is_disk_full() {
+            return FailureClass::DiskFull;
+        }
         match self {
             Self::Diverged { .. }
             | Self::GradientNotFinite { .. }
             | Self::Attack(Attack::NonFiniteLoss { .. } | Attack::NonFiniteGradient { .. }) => {
                 FailureClass::Diverged
+            }
+            Self::Model(_) | Self::Kernel(_) | Self::Tensor(_) | Self::Attack(_)
+                if self.is_out_of_memory() =>
+            {
+                FailureClass::OutOfMemory
             }
             Self::Data(sweep_data::Error::Io { action, .. }) if is_writing(action) => FailureClass::Storage,
             Self::Data(_) => FailureClass::Data,
@@ -187,20 +242,38 @@ impl Error {
             | Self::WeightsFile { .. }
             | Self::NoModel { .. }
             | Self::Model(_) => FailureClass::Weights,
-            Self::Io { .. } | Self::Checkpoint { .. } | Self::SaveModel { .. } | Self::HistoryLost { .. } => {
-                FailureClass::Storage
-            }
+            Self::Io { .. }
+            | Self::Checkpoint { .. }
+            | Self::SaveModel { .. }
+            | Self::DiskFull { .. }
+            | Self::NoRoom { .. } => FailureClass::Storage,
             Self::Stopped { .. }
+            | Self::Fenced { .. }
             | Self::Spec { .. }
             | Self::OtherRun { .. }
             | Self::Device { .. }
             | Self::Threads(_)
+            | Self::Thread { .. }
+            | Self::Sharing { .. }
             | Self::HubWeights { .. }
             | Self::TooFewClasses { .. }
             | Self::Kernel(_)
             | Self::Tensor(_)
             | Self::Attack(_) => FailureClass::Configuration,
         }
+    }
+
+    /// Only writing runs out of room, so that any such answer among the causes will do, whoever wrote.
+    fn is_disk_full(&self) -> bool {
+        matches!(self, Self::NoRoom { .. })
+            || causes(self)
+                .filter_map(|cause| cause.downcast_ref::<io::Error>())
+                .any(|answer| is_full(answer.kind()))
+    }
+
+    /// Drivers of accelerators say it in words only.
+    fn is_out_of_memory(&self) -> bool {
+        self.with_causes().to_ascii_lowercase().contains("out of memory")
     }
 
     /// Returns the exit code of a worker that ends with this failure.
@@ -210,21 +283,27 @@ impl Error {
             FailureClass::Configuration => 78,
             FailureClass::OutOfMemory => 77,
             FailureClass::Hub => 75,
+            FailureClass::DiskFull => 74,
             _ => 1,
         }
     }
 
     /// Returns the message with every cause behind it.
     pub(crate) fn with_causes(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        let texts: Vec<String> = causes(self).map(ToString::to_string).collect();
+        texts.join(": ")
     }
+}
+
+type Cause = dyn std::error::Error + 'static;
+
+/// Returns an error and everything behind it.
+fn causes<'a>(error: &'a Cause) -> impl Iterator<Item = &'a Cause> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+const fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 const fn adjective(phase: Phase) -> &'static str {
@@ -247,20 +326,44 @@ mod tests {
 
     #[test]
     fn the_disk_is_to_blame_where_something_is_written_and_the_input_where_it_is_read() {
-        let io = |action| {
-            let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
-            Error::Data(sweep_data::Error::Io { action, path: "x".into(), source }).class()
+        let classes = |kind: io::ErrorKind| {
+            let data = |action| {
+                Error::Data(sweep_data::Error::Io { action, path: "x".into(), source: kind.into() }).class()
+            };
+            let file = || sweep_models::Error::File { path: "x".into(), source: kind.into() };
+            let save = Error::SaveModel { path: "x".into(), source: file() };
+            [data("write"), data("open"), save.class(), Error::from(file()).class()]
         };
-        assert_eq!([io("write"), io("open")], [FailureClass::Storage, FailureClass::Data]);
-        let file = || sweep_models::Error::File {
-            path: "x".into(),
-            source: std::io::Error::from(std::io::ErrorKind::StorageFull),
-        };
-        let save = Error::SaveModel { path: "x".into(), source: file() };
-        assert_eq!(
-            [save.class(), Error::from(file()).class()],
-            [FailureClass::Storage, FailureClass::Weights]
-        );
+        let (storage, data, weights) = (FailureClass::Storage, FailureClass::Data, FailureClass::Weights);
+        assert_eq!(classes(io::ErrorKind::PermissionDenied), [storage, data, storage, weights]);
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert_eq!(classes(kind), [FailureClass::DiskFull; 4]);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_has_a_code_of_its_own_and_says_what_was_wanted() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let errors = [
+            Error::write(Path::new("x"), 4711)(full()),
+            Error::NoRoom { path: "x".into(), needed: 4711, free: 17 },
+        ];
+        for error in errors {
+            assert_eq!((error.class(), error.exit_code()), (FailureClass::DiskFull, 74));
+            assert!(error.to_string().contains("4711 bytes to `x`"), "{error}");
+        }
+        assert_eq!(Error::io("sync", Path::new("x"))(full()).exit_code(), 74);
+    }
+
+    #[test]
+    fn an_accelerator_without_memory_is_told_from_a_wrong_operation() {
+        let tensor = |text: &str| Error::from(candle_core::Error::Msg(text.to_owned()));
+        let found = tensor("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
+        assert_eq!((found.class(), found.exit_code()), (FailureClass::OutOfMemory, 77));
+        let kernel =
+            Error::Kernel(sweep_kernels::Error::Tensor(candle_core::Error::Msg("Out of memory".into())));
+        assert_eq!(kernel.class(), FailureClass::OutOfMemory);
+        assert_eq!(tensor("shape mismatch").class(), FailureClass::Configuration);
     }
 
     #[test]

@@ -5,30 +5,15 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use sweep_attacks::{Attack, BrokenSamples, Start};
 use sweep_core::epsilon::Epsilon;
-use sweep_core::event::{Event, Phase, Split};
-use sweep_core::metrics::Count;
+use sweep_core::event::{Event, FailureClass, Phase, Split};
 use sweep_core::spec::AttackSpec;
 use sweep_data::Batch;
 use sweep_kernels::{Classifier as _, cross_entropy};
 
 use crate::Result;
-use crate::checkpoint::{EpochSums, Position};
+use crate::checkpoint::{EpochRecord, Measured, Probe, Robust};
 use crate::network;
 use crate::session::Session;
-
-/// A count over a complete split, and the losses behind it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Measured {
-    correct: u32,
-    total: u32,
-    loss: f64,
-}
-
-impl Measured {
-    fn mean_loss(self) -> f64 {
-        self.loss / f64::from(self.total)
-    }
-}
 
 /// One pass over a split.
 struct Pass<'a> {
@@ -44,41 +29,58 @@ impl Session<'_> {
     /// full target epsilon whatever the schedule says; every image is attacked to the end so that the robust loss is the
     /// mean of the largest losses found (paper, C).
     pub(crate) fn finish_epoch(&mut self) -> Result<()> {
-        let begin = Instant::now();
-        let attack = self.spec.validation.attack.clone();
-        let target = self.spec.target_epsilon;
-        let pass = |attack| Pass {
-            phase: Phase::Validation,
-            split: self.dataset.validation().clone(),
-            attack,
-            broken: BrokenSamples::Stay,
-        };
-        let (clean, robust) = (pass(None), pass((!target.is_zero()).then_some((&attack, target))));
-        let is_standard = robust.attack.is_none();
-        let clean = self.measure(&clean)?;
-        let robust = if is_standard { clean } else { self.measure(&robust)? };
-        let Position { epoch, sums, .. } = self.position;
-        let steps = self.dataset.train().len().div_ceil(self.spec.batch_size);
+        let clean = self.validate(None)?;
+        let own = self.probe();
+        let mut robust = Vec::new();
+        if let Some(probe) = &own {
+            robust.push(Robust::new(probe, self.validate(Some(probe))?));
+        }
+        for probe in self.companions_probes(own.as_ref()) {
+            robust.extend(self.validate_for_others(&probe)?);
+        }
+        let record = self.record(clean, robust);
+        let event = record.event(self.run, own.as_ref()).expect("the run's own probe comes first");
+        self.log.write(event)?;
+        self.position.complete(record);
+        Ok(())
+    }
+
+    fn record(&self, clean: Measured, robust: Vec<Robust>) -> EpochRecord {
+        let steps = self.shape().steps();
         let [base_rate, _] = network::rates(&self.spec.optimizer).learning;
-        self.log.write(Event::EpochFinished {
-            epoch,
+        EpochRecord {
+            epoch: self.position.epoch(),
+            trained_by: self.run,
             epsilon: self.epsilon(steps),
             learning_rate: base_rate * self.learning_rate_multiplier(steps),
-            train_loss: sums.loss / f64::from(sums.seen),
-            train_correct: sums.correct,
-            train_total: sums.seen,
-            clean_correct: clean.correct,
-            robust_correct: robust.correct,
-            validation_total: clean.total,
-            clean_loss: clean.mean_loss(),
-            robust_loss: robust.mean_loss(),
-            train_seconds: sums.seconds,
-            validation_seconds: begin.elapsed().as_secs_f64(),
-            trained_by: None,
-        })?;
-        self.record_accuracy(Count { correct: clean.correct, total: clean.total });
-        self.position = Position { epoch: epoch + 1, step: 0, sums: EpochSums::default() };
-        Ok(())
+            train: self.position.sums,
+            images: self.dataset.validation().len(),
+            clean,
+            robust,
+        }
+    }
+
+    /// Measures what another run asks for. If its attack finds no finite losses, that run will find out for itself; this
+    /// one goes on.
+    fn validate_for_others(&mut self, probe: &Probe) -> Result<Option<Robust>> {
+        match self.validate(Some(probe)) {
+            Ok(measured) => Ok(Some(Robust::new(probe, measured))),
+            Err(error) if error.class() == FailureClass::Diverged => {
+                tracing::warn!(epsilon = %probe.epsilon, "not measured for others: {}", error.with_causes());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Measures the validation split, clean without a probe.
+    fn validate(&mut self, probe: Option<&Probe>) -> Result<Measured> {
+        self.measure(&Pass {
+            phase: Phase::Validation,
+            split: self.dataset.validation().clone(),
+            attack: probe.map(|probe| (&probe.attack, probe.epsilon)),
+            broken: BrokenSamples::Stay,
+        })
     }
 
     /// Measures the test split at every radius that no earlier attempt has measured with the model of digest `model`.
@@ -89,7 +91,6 @@ impl Session<'_> {
             if self.is_evaluated(model, &label, epsilon) {
                 continue;
             }
-            let begin = Instant::now();
             let measured = self.measure(&Pass {
                 phase: Phase::Evaluation,
                 split: self.dataset.test().clone(),
@@ -103,25 +104,26 @@ impl Session<'_> {
                 norm: spec.norm(),
                 epsilon,
                 correct: measured.correct,
-                total: measured.total,
-                seconds: begin.elapsed().as_secs_f64(),
+                total: self.dataset.test().len(),
+                seconds: measured.seconds,
             })?;
         }
         Ok(())
     }
 
     fn measure(&mut self, pass: &Pass<'_>) -> Result<Measured> {
+        let begin = Instant::now();
         let size = self.micro_batch();
         let batches = (pass.split.len() as usize).div_ceil(size.get()) as u32;
-        let mut measured = Measured::default();
-        for (index, batch) in pass.split.batches_in_order(size)?.enumerate() {
+        let mut measured = Measured { correct: 0, loss: 0.0, seconds: 0.0 };
+        for (index, batch) in (0..).zip(pass.split.batches_in_order(size)?) {
             self.stop_if_requested()?;
+            self.log.at(pass.phase, self.position.epoch(), index, batches);
             let (correct, loss) = self.measure_batch(batch?, pass)?;
             measured.correct += correct;
             measured.loss += loss;
-            self.log.progress(pass.phase, self.position.epoch, index as u32, batches)?;
         }
-        measured.total = pass.split.len();
+        measured.seconds = begin.elapsed().as_secs_f64();
         Ok(measured)
     }
 

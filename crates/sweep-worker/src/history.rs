@@ -1,28 +1,21 @@
-//! What earlier attempts at the run left behind, read from their event files.
+//! What earlier attempts at the run said, read from their event files.
 
-use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, Record};
 use sweep_core::home::Home;
-use sweep_core::metrics::Count;
 use sweep_core::spec::RunId;
 
 use crate::files::names;
 use crate::{Error, Result};
 
-/// The folder of checkpoints within that of the run, as events name it.
-pub(crate) const CHECKPOINTS: &str = "checkpoints";
-
-/// Facts from earlier attempts that this one builds on.
+/// Facts from earlier attempts that this one need not repeat.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// Digest of each checkpoint that was completely written, by file name.
-    pub(crate) checkpoints: HashMap<String, String>,
-    /// Clean validation accuracy of each epoch from 0 on, as it was reported last.
-    pub(crate) accuracies: Vec<f64>,
+    /// What was reported last of each epoch.
+    epochs: HashMap<u32, Event>,
     /// Digest of the final model that was saved last.
     pub(crate) model: Option<String>,
     /// Test points that are measured already, by digest of the model, attack and radius.
@@ -51,34 +44,25 @@ impl History {
         Self::read(home, run, last.map_or(0, |last| last.saturating_add(1)))
     }
 
-    /// Notes the clean validation accuracy of an epoch; an epoch that was trained again counts as it came out last.
-    /// What comes after a gap is of no use to anybody.
-    pub(crate) fn record(&mut self, epoch: u32, clean: Count) {
-        let (epoch, accuracy) = (epoch as usize, clean.accuracy());
-        match epoch.cmp(&self.accuracies.len()) {
-            Ordering::Less => self.accuracies[epoch] = accuracy,
-            Ordering::Equal => self.accuracies.push(accuracy),
-            Ordering::Greater => {}
-        }
+    /// Returns whether exactly this is what was last said about `epoch`.
+    pub(crate) fn says(&self, epoch: u32, event: &Event) -> bool {
+        // What was said went through text, which may cost the last digit of a number.
+        let text = serde_json::to_string(event).expect("events are plain data");
+        let said = serde_json::from_str::<Event>(&text).ok();
+        said.is_some() && self.epochs.get(&epoch) == said.as_ref()
     }
 
     fn add(&mut self, text: &[u8]) {
         // A line torn by a crash is no JSON; the work it speaks of is done again.
         let records =
             text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Record>(line).ok());
-        for record in records {
-            match record.event {
-                Event::CheckpointSaved { file, digest, .. } => {
-                    let name = file.rsplit('/').next().unwrap_or(&file);
-                    self.checkpoints.insert(name.to_owned(), digest);
-                }
-                Event::EpochFinished { epoch, clean_correct: correct, validation_total: total, .. } => {
-                    self.record(epoch, Count { correct, total });
-                }
-                Event::ModelSaved { digest, .. } => self.model = Some(digest),
+        for Record { event, .. } in records {
+            match &event {
+                Event::EpochFinished { epoch, .. } => drop(self.epochs.insert(*epoch, event)),
+                Event::ModelSaved { digest, .. } => self.model = Some(digest.clone()),
                 Event::Evaluated { attack, epsilon, .. } => {
                     let model = self.model.clone();
-                    self.evaluated.extend(model.map(|model| (model, attack, epsilon)));
+                    self.evaluated.extend(model.map(|model| (model, attack.clone(), *epsilon)));
                 }
                 _ => {}
             }

@@ -1,8 +1,12 @@
 //! One attempt at one run, in a process of its own: data, training, checkpoints, evaluation.
 //!
-//! The worker reads the run's `spec.json`, writes checkpoints, the final model and an append-only `events.jsonl`, and
-//! ends with an exit code. It never opens the database and never talks to the scheduler but through those files, its
-//! standard input (whose end means that the scheduler is gone) and signals. All of it is plain synchronous code.
+//! The worker reads the run's `spec.json` and `sharing.json`, writes checkpoints, the final model and an append-only
+//! `events.jsonl`, and ends with an exit code. It never opens the database and never talks to the scheduler but through
+//! those files, its standard input (whose end means that the scheduler is gone) and signals. All of it is plain
+//! synchronous code.
+//!
+//! It may be killed at any point: what is on the disk then is whole, and the next attempt comes to the same bits. And it
+//! may be taken for dead while it lives: it looks whether the run is still its own before it writes anything.
 
 mod average;
 mod checkpoint;
@@ -10,18 +14,25 @@ mod digest;
 mod error;
 mod evaluate;
 mod events;
+mod fence;
 mod files;
 mod groups;
+mod heartbeat;
 mod history;
+mod load;
 mod measure;
 mod network;
 mod objective;
+mod save;
 mod session;
+mod sharing;
+mod started;
 mod stop;
 mod train;
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sweep_core::event::Event;
 use sweep_core::home::Home;
@@ -36,6 +47,10 @@ pub use measure::{
 };
 pub use stop::Stop;
 
+use fence::Fence;
+use heartbeat::Heartbeat;
+use session::{Past, Session};
+
 /// What a worker process is told.
 #[derive(Clone, Debug)]
 pub struct Arguments {
@@ -49,6 +64,8 @@ pub struct Arguments {
     pub threads: usize,
     /// Device, such as `cpu`.
     pub device: String,
+    /// Time after which a checkpoint is written within an epoch. At zero there is one after every step.
+    pub checkpoint_every: Duration,
 }
 
 /// How an attempt ended, as an exit code (see [`Ending::code`]).
@@ -58,17 +75,19 @@ pub enum Ending {
     Succeeded,
     /// Asked to stop; what was done is saved.
     Interrupted,
+    /// Somebody else has the run; nothing more was written.
+    Fenced,
     /// Failed; the code says how.
     Failed(u8),
 }
 
 impl Ending {
-    /// Returns the exit code: 0 done, 75 transient, 76 stopped on request, 77 out of memory, 78 configuration,
-    /// 79 diverged, 1 any other failure.
+    /// Returns the exit code: 0 done, 74 disk full, 75 transient, 76 stopped on request or because somebody else has the
+    /// run, 77 out of memory, 78 configuration, 79 diverged, 1 any other failure.
     pub const fn code(self) -> u8 {
         match self {
             Self::Succeeded => 0,
-            Self::Interrupted => 76,
+            Self::Interrupted | Self::Fenced => 76,
             Self::Failed(code) => code,
         }
     }
@@ -79,48 +98,65 @@ pub fn unsupported(spec: &RunSpec) -> Option<String> {
     network::describable(spec).err().map(|error| error.with_causes())
 }
 
-/// Carries out one attempt and says how it ended. Whatever goes wrong is also the last event of the attempt.
-///
-/// # Errors
-/// Only where not even the event file can be written.
-pub fn run_attempt(arguments: &Arguments, stop: &Stop) -> Result<Ending> {
+/// Carries out one attempt and says how it ended, which is also the last event of the attempt: unless that cannot be
+/// written, which is then how it ended, or somebody else has the run ([`Ending::Fenced`]).
+pub fn run_attempt(arguments: &Arguments, stop: &Stop) -> Ending {
     let home = Home::new(&arguments.home);
-    let mut log = EventLog::create(&home.events(arguments.run, arguments.attempt))?;
-    match attempt(arguments, &home, stop, &mut log) {
-        Ok(()) => {
-            log.write_durably(Event::Succeeded)?;
-            Ok(Ending::Succeeded)
-        }
-        Err(Error::Stopped { epochs }) => {
-            log.write_durably(Event::Interrupted { epochs })?;
-            Ok(Ending::Interrupted)
-        }
+    let fence = Fence::new(&home, arguments.run, arguments.attempt);
+    match EventLog::fenced(&home.events(arguments.run, arguments.attempt), fence) {
+        Ok(log) => conclude(attempt(arguments, &home, stop, &log), &log),
+        Err(error) => unrecorded(&error),
+    }
+}
+
+/// Writes the last event.
+fn conclude(outcome: Result<()>, log: &EventLog) -> Ending {
+    let (event, ending) = match outcome {
+        Ok(()) => (Event::Succeeded, Ending::Succeeded),
+        Err(Error::Stopped { epochs }) => (Event::Interrupted { epochs }, Ending::Interrupted),
+        Err(error @ Error::Fenced { .. }) => return unrecorded(&error),
         Err(error) => {
             let message = error.with_causes();
             tracing::error!(class = error.class().label(), "{message}");
-            log.write_durably(Event::Failed { class: error.class(), message })?;
-            Ok(Ending::Failed(error.exit_code()))
+            (Event::Failed { class: error.class(), message }, Ending::Failed(error.exit_code()))
+        }
+    };
+    log.write_durably(event).map_or_else(|error| unrecorded(&error), |()| ending)
+}
+
+/// Ends an attempt about which nothing more can be written but the log.
+fn unrecorded(error: &Error) -> Ending {
+    match error {
+        Error::Fenced { .. } => {
+            tracing::warn!("{error}");
+            Ending::Fenced
+        }
+        _ => {
+            tracing::error!(class = error.class().label(), "not recorded: {}", error.with_causes());
+            Ending::Failed(error.exit_code())
         }
     }
 }
 
-fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &mut EventLog) -> Result<()> {
-    let past = session::Past::read(arguments, home)?;
-    log.write(session::started(arguments, past.position()))?;
+fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &EventLog) -> Result<()> {
+    let past = read_spec(home, arguments.run).and_then(|spec| Past::read(arguments, home, spec));
+    // Whatever is wrong with the input, an attempt begins with this event.
+    log.write(started::event(arguments, past.as_ref().ok()))?;
+    let past = past?;
     if arguments.device != "cpu" {
         return Err(Error::Device { device: arguments.device.clone() });
     }
+    let _heartbeat = Heartbeat::start(log)?;
     // The loader prepares batches in the global pool. Fails only where that exists already, as in tests that run
     // several attempts in one process.
     if rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global().is_err() {
         tracing::debug!("the thread pool of the process exists already");
     }
-    let spec = read_spec(home, arguments.run)?;
     // The attempt itself runs on a thread of its own pool: handing every operation over to another thread would cost
     // more than a small operation, and a loader that shared the pool could wait for it forever.
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build().map_err(Error::Threads)?;
-    pool.install(|| session::Session::open(past, home, spec, stop, log)?.run())
+    pool.install(|| Session::open(past, arguments, home, stop, log)?.run())
 }
 
 fn read_spec(home: &Home, run: RunId) -> Result<RunSpec> {

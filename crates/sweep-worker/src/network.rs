@@ -96,12 +96,15 @@ pub(crate) fn check_attacks(spec: &RunSpec, classes: u32) -> Result<()> {
         ("validation", &spec.validation.attack),
         ("evaluation", &spec.evaluation.attack),
     ];
-    for (purpose, AttackSpec::Apgd { loss, .. }) in attacks {
-        if *loss == AttackLoss::Dlr && classes < DLR_CLASSES {
-            return Err(Error::TooFewClasses { purpose, needed: DLR_CLASSES, classes });
-        }
+    match attacks.into_iter().find(|(_, attack)| !is_possible(attack, classes)) {
+        Some((purpose, _)) => Err(Error::TooFewClasses { purpose, needed: DLR_CLASSES, classes }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Returns whether an attack is defined on a dataset of `classes` classes.
+pub(crate) fn is_possible(AttackSpec::Apgd { loss, .. }: &AttackSpec, classes: u32) -> bool {
+    *loss != AttackLoss::Dlr || classes >= DLR_CLASSES
 }
 
 /// Checks that the network of a run can be trained here and that its model can be saved for timm afterwards.

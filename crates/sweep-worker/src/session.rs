@@ -1,93 +1,110 @@
 //! An attempt from beginning to end: what is open, and the order of things.
 
-use std::fs;
+use std::time::{Duration, Instant};
 
-use nix::unistd::gethostname;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, Phase};
 use sweep_core::home::Home;
-use sweep_core::metrics::Count;
 use sweep_core::spec::{RunId, RunSpec};
-use sweep_data::{Dataset, LoadOptions};
+use sweep_core::trajectory::Sharing;
+use sweep_data::Dataset;
 use sweep_kernels::Optimizer;
 use sweep_models::Model;
 
 use crate::average::Average;
-use crate::checkpoint::{Checkpoints, Found, Position, State};
-use crate::digest::digest_file;
+use crate::checkpoint::{Checkpoints, EpochRecord, Found, Position, Probe, Shape, State};
 use crate::events::EventLog;
-use crate::files::{remove, remove_leftovers, sync_folder};
-use crate::history::{CHECKPOINTS, History};
-use crate::network;
+use crate::files::remove_leftovers;
+use crate::history::History;
 use crate::stop::Stop;
-use crate::{Arguments, Error, Result};
+use crate::{Arguments, Error, Result, load, network, save, sharing};
 
 /// Everything an attempt works with.
 pub(crate) struct Session<'a> {
     pub(crate) spec: RunSpec,
     pub(crate) home: &'a Home,
     pub(crate) run: RunId,
+    pub(crate) attempt: u32,
     pub(crate) dataset: Dataset,
     pub(crate) model: Model,
     /// `None` where the run averages no weights.
     pub(crate) average: Option<Average>,
     pub(crate) optimizer: Box<dyn Optimizer>,
     pub(crate) position: Position,
-    pub(crate) log: &'a mut EventLog,
+    pub(crate) log: &'a EventLog,
     history: History,
+    sharing: Sharing,
     checkpoints: Checkpoints,
     stop: &'a Stop,
-    /// Completed epochs and steps of the newest checkpoint on disk.
-    saved: Option<(u32, u32)>,
+    /// The place of the newest checkpoint on disk, this run's or the one that was taken over.
+    saved: (u32, u32),
+    saved_at: Instant,
+    checkpoint_every: Duration,
 }
 
-/// What earlier attempts left behind, read before anything else is loaded.
+/// What lies there already, read before anything else is loaded.
 pub(crate) struct Past {
-    run: RunId,
+    spec: RunSpec,
     history: History,
+    sharing: Sharing,
     checkpoints: Checkpoints,
     found: Option<Found>,
 }
 
 impl Past {
-    /// Finds the newest usable checkpoint and clears away what killed workers left.
-    pub(crate) fn read(arguments: &Arguments, home: &Home) -> Result<Self> {
-        let run = arguments.run;
-        remove_leftovers(&home.run(run), "model.")?;
-        let history = History::read(home, run, arguments.attempt)?;
-        let checkpoints = Checkpoints::open(home.run(run).join("checkpoints"), run)?;
-        let found = checkpoints.find(&history)?;
-        Ok(Self { run, history, checkpoints, found })
+    /// Finds the latest usable checkpoint and clears away what killed workers of the run left.
+    pub(crate) fn read(arguments: &Arguments, home: &Home, spec: RunSpec) -> Result<Self> {
+        let Arguments { run, attempt, .. } = *arguments;
+        remove_leftovers(&home.run(run), |name| name.starts_with(save::UNFINISHED))?;
+        let history = History::read(home, run, attempt)?;
+        let sharing = sharing::read(home, run)?;
+        let shared = sharing.companions.iter().map(|companion| companion.epochs).collect();
+        let checkpoints = Checkpoints::open(home, &spec, attempt, shared)?;
+        let found = checkpoints.find()?;
+        Ok(Self { spec, history, sharing, checkpoints, found })
     }
 
-    /// Returns where training goes on.
-    pub(crate) fn position(&self) -> Position {
-        self.found.as_ref().map(Found::position).unwrap_or_default()
+    /// Returns the number of completed epochs that training goes on after.
+    pub(crate) fn epochs(&self) -> u32 {
+        self.found.as_ref().map_or(0, |found| found.position().epoch())
+    }
+
+    /// Returns the other run whose checkpoint that is.
+    pub(crate) fn other(&self) -> Option<RunId> {
+        self.found.as_ref().map(Found::writer).filter(|writer| *writer != self.spec.id())
+    }
+
+    pub(crate) const fn spec(&self) -> &RunSpec {
+        &self.spec
     }
 }
 
 impl<'a> Session<'a> {
-    /// Loads data and weights, and puts the checkpoint of earlier attempts in.
+    /// Loads data and weights, puts the checkpoint in and reports the epochs in it that earlier attempts did not.
     pub(crate) fn open(
         past: Past,
+        arguments: &Arguments,
         home: &'a Home,
-        spec: RunSpec,
         stop: &'a Stop,
-        log: &'a mut EventLog,
+        log: &'a EventLog,
     ) -> Result<Self> {
-        let Past { run, history, checkpoints, found } = past;
-        let dataset = load_dataset(&spec, home, log)?;
+        let Arguments { run, attempt, checkpoint_every, .. } = *arguments;
+        let epochs = past.epochs();
+        let Past { spec, history, sharing, checkpoints, found } = past;
+        log.at(Phase::Loading, 0, 0, 0);
+        let Some(dataset) = load::dataset(&spec, home, stop, log)? else {
+            log.check_claim()?;
+            return Err(Error::Stopped { epochs });
+        };
         let counts = dataset.counts();
         network::check_attacks(&spec, counts.classes)?;
         let network::Loaded { mut model, weights_digest } = network::load(&spec, counts.classes, home)?;
         let mut optimizer = network::optimizer(&spec.optimizer, &model)?;
         let mut average = spec.ema.map(|ema| Average::new(&model, ema)).transpose()?;
-        let mut state = State { model: &mut model, average: average.as_mut(), optimizer: optimizer.as_mut() };
-        let position = checkpoints.restore(found, &history, &mut state)?;
-        let recorded = history.accuracies.len() as u32;
-        if spec.epsilon_schedule.needs_history() && recorded < position.epoch {
-            return Err(Error::HistoryLost { epochs: position.epoch, recorded });
-        }
+        let shape = shape(&dataset, &spec);
+        let mut state =
+            State { model: &mut model, average: average.as_mut(), optimizer: optimizer.as_mut(), shape };
+        let position = checkpoints.restore(found, &mut state)?;
         log.write(Event::Loaded {
             dataset_digest: dataset.digest().to_owned(),
             classes: counts.classes,
@@ -98,11 +115,12 @@ impl<'a> Session<'a> {
             parameters: model.parameters().element_count() as u64,
             skipped: dataset.skipped().values().sum(),
         })?;
-        let saved = (position != Position::default()).then_some((position.epoch, position.step));
-        Ok(Self {
+        let (saved, saved_at) = (position.place(), Instant::now());
+        let session = Self {
             spec,
             home,
             run,
+            attempt,
             dataset,
             model,
             average,
@@ -110,22 +128,38 @@ impl<'a> Session<'a> {
             position,
             log,
             history,
+            sharing,
             checkpoints,
             stop,
             saved,
-        })
+            saved_at,
+            checkpoint_every,
+        };
+        session.report_epochs()?;
+        Ok(session)
+    }
+
+    /// Reports the epochs of the checkpoint that earlier attempts at this run did not report, or not so: another run
+    /// trained them, or the events of an earlier attempt were lost.
+    fn report_epochs(&self) -> Result<()> {
+        let probe = self.probe();
+        let events =
+            self.position.epochs().iter().filter_map(|record| record.event(self.run, probe.as_ref()));
+        let unsaid = (0..).zip(events).filter(|(epoch, event)| !self.history.says(*epoch, event));
+        unsaid.map(|(_, event)| event).try_for_each(|event| self.log.write(event))
     }
 
     /// Trains what is left, saves the model, measures what is left.
     pub(crate) fn run(mut self) -> Result<()> {
-        while self.position.epoch < self.spec.epochs {
+        while self.position.epoch() < self.spec.epochs {
             self.train_epoch()?;
             self.finish_epoch()?;
             self.save_checkpoint()?;
         }
         let model = self.save_model()?;
         self.evaluate(&model)?;
-        self.checkpoints.prune_to_last()
+        self.log.check_claim()?;
+        self.checkpoints.prune_finished()
     }
 
     /// Returns the model that is validated, evaluated and saved: the average where there is one.
@@ -133,14 +167,26 @@ impl<'a> Session<'a> {
         self.average.as_ref().map_or(&self.model, Average::model)
     }
 
-    /// Notes the clean validation accuracy of the epoch that was just trained.
-    pub(crate) fn record_accuracy(&mut self, clean: Count) {
-        self.history.record(self.position.epoch, clean);
+    pub(crate) fn shape(&self) -> Shape {
+        shape(&self.dataset, &self.spec)
     }
 
-    /// Returns the clean validation accuracies of the epochs on record, from 0 on.
-    pub(crate) fn accuracies(&self) -> &[f64] {
-        &self.history.accuracies
+    /// Returns what the run measures on perturbed validation images after every epoch; `None` at target 0.
+    pub(crate) fn probe(&self) -> Option<Probe> {
+        Probe::new(&self.spec.validation.attack, self.spec.target_epsilon)
+    }
+
+    /// Returns what other runs want to know of the current epoch, beside this run's `own` probe.
+    pub(crate) fn companions_probes(&self, own: Option<&Probe>) -> Vec<Probe> {
+        let classes = self.dataset.counts().classes;
+        let mut probes = sharing::probes(&self.sharing, &self.position, own);
+        probes.retain(|probe| network::is_possible(&probe.attack, classes));
+        probes
+    }
+
+    /// Returns the clean validation accuracies of the completed epochs, from 0 on.
+    pub(crate) fn accuracies(&self) -> Vec<f64> {
+        self.position.epochs().iter().map(EpochRecord::clean_accuracy).collect()
     }
 
     /// Returns whether a test point is measured already with the model of digest `model`.
@@ -148,98 +194,49 @@ impl<'a> Session<'a> {
         self.history.evaluated.contains(&(model.to_owned(), attack.to_owned(), epsilon))
     }
 
-    /// Saves everything and ends the attempt if somebody wants that.
+    /// Saves everything and ends the attempt if somebody wants that; leaves everything as it is if somebody else has the
+    /// run.
     pub(crate) fn stop_if_requested(&mut self) -> Result<()> {
+        if self.log.has_lost_claim() {
+            self.log.check_claim()?;
+        }
         if !self.stop.is_requested() {
             return Ok(());
         }
         self.save_checkpoint()?;
-        Err(Error::Stopped { epochs: self.position.epoch })
+        Err(Error::Stopped { epochs: self.position.epoch() })
     }
 
+    /// Saves a checkpoint if the last one is old.
+    pub(crate) fn save_if_due(&mut self) -> Result<()> {
+        if self.saved_at.elapsed() < self.checkpoint_every { Ok(()) } else { self.save_checkpoint() }
+    }
+
+    /// Saves a checkpoint, unless the newest one is of the same place.
     fn save_checkpoint(&mut self) -> Result<()> {
-        let here = (self.position.epoch, self.position.step);
-        if self.saved == Some(here) || here == (0, 0) {
+        let (epochs, step) = self.position.place();
+        if self.saved == (epochs, step) {
             return Ok(());
         }
-        let saved = self.checkpoints.save(
-            self.position,
-            &self.model,
-            self.average.as_ref().map(Average::model),
-            self.optimizer.as_ref(),
-        )?;
+        let average = self.average.as_ref().map(Average::model);
+        let saved =
+            self.checkpoints.save(&self.position, &self.model, average, self.optimizer.as_ref(), || {
+                self.log.check_claim()
+            })?;
+        let file = self.home.trajectories().join(saved.name.to_string());
         self.log.write_durably(Event::CheckpointSaved {
-            epochs: self.position.epoch,
-            step: self.position.step,
-            file: format!("{CHECKPOINTS}/{}", saved.file),
-            digest: saved.digest,
+            epochs,
+            step,
+            file: file.strip_prefix(self.home.root()).unwrap_or(&file).display().to_string(),
+            digest: saved.name.digest,
             bytes: saved.bytes,
         })?;
-        self.saved = Some(here);
+        (self.saved, self.saved_at) = ((epochs, step), Instant::now());
         self.checkpoints.prune()
     }
-
-    /// Writes the final model into a temporary folder and renames that, so that it appears whole or not at all.
-    /// Returns the digest of its weights.
-    fn save_model(&mut self) -> Result<String> {
-        let folder = self.home.model(self.run);
-        let temporary = folder.with_extension(format!("tmp-{}", std::process::id()));
-        fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
-        self.measured_model()
-            .save(&temporary)
-            .map_err(|source| Error::SaveModel { path: temporary.clone(), source })?;
-        for name in ["model.safetensors", "config.json"] {
-            let path = temporary.join(name);
-            fs::File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io("sync", &path))?;
-        }
-        sync_folder(&temporary)?;
-        remove(&folder)?;
-        fs::rename(&temporary, &folder).map_err(Error::io("rename into", &folder))?;
-        sync_folder(&self.home.run(self.run))?;
-        let path = folder.join("model.safetensors");
-        let bytes = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
-        let digest = digest_file(&path)?;
-        self.log.write_durably(Event::ModelSaved {
-            file: "model/model.safetensors".to_owned(),
-            digest: digest.clone(),
-            bytes,
-        })?;
-        Ok(digest)
-    }
 }
 
-fn load_dataset(spec: &RunSpec, home: &Home, log: &mut EventLog) -> Result<Dataset> {
-    let cache = home.cache();
-    // Paths of a run are absolute already; a relative one would be relative to the working folder.
-    let options = LoadOptions { image_size: spec.input_size, cache: &cache, base: std::path::Path::new("") };
-    let mut outcome = Ok(());
-    let dataset = Dataset::load(&spec.dataset.name, &spec.dataset.definition, options, &mut |progress| {
-        if outcome.is_ok() {
-            outcome = log.progress(Phase::Loading, 0, progress.done as u32, progress.total as u32);
-        }
-    })?;
-    outcome?;
-    for (split, count) in dataset.skipped().iter().filter(|(_, count)| **count > 0) {
-        tracing::warn!(split, count, "pictures that cannot be read are left out");
-    }
-    Ok(dataset)
-}
-
-/// Returns the first event of an attempt that goes on at `position`.
-pub(crate) fn started(arguments: &Arguments, position: Position) -> Event {
-    let host =
-        gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned());
-    Event::Started {
-        run: arguments.run,
-        attempt: arguments.attempt,
-        pid: std::process::id(),
-        host,
-        device: arguments.device.clone(),
-        threads: arguments.threads as u32,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        resumed_from: position.epoch,
-        resumed_run: None,
-        micro_batch_size: None,
-        process_start: None,
-    }
+fn shape(dataset: &Dataset, spec: &RunSpec) -> Shape {
+    let (train, validation) = (dataset.train().len(), dataset.validation().len());
+    Shape { train, validation, batch_size: spec.batch_size }
 }

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// A flag that training looks at between micro batches.
+/// A flag that an attempt looks at between micro batches, in training, validation and evaluation alike.
 #[derive(Clone, Debug)]
 pub struct Stop {
     flag: Arc<AtomicBool>,
@@ -62,9 +62,15 @@ impl Stop {
         self.flag.store(true, Ordering::Relaxed);
     }
 
+    /// Returns whether somebody has raised the flag, for those who look as often as time allows: such looks do not count
+    /// for [`Self::after`].
+    pub(crate) fn is_raised(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
     /// Returns whether the flag is up.
     pub fn is_requested(&self) -> bool {
         let left = self.looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        left.is_err() || self.flag.load(Ordering::Relaxed)
+        left.is_err() || self.is_raised()
     }
 }

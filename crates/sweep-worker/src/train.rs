@@ -13,7 +13,6 @@ use sweep_core::spec::Objective;
 use sweep_data::{Augmenter, Batch, Batches, epoch_order};
 use sweep_kernels::{Gradients, Mode, Noise, clip_norm};
 
-use crate::checkpoint::Position;
 use crate::network;
 use crate::objective::{Accumulation, Contribution, classify, trades};
 use crate::session::Session;
@@ -35,12 +34,9 @@ impl Session<'_> {
     pub(crate) fn train_epoch(&mut self) -> Result<()> {
         let begin = Instant::now();
         let before = self.position.sums.seconds;
-        let number = self.position.epoch;
+        let number = self.position.epoch();
         let images = self.dataset.train().len();
-        let epoch = Epoch {
-            attack: network::training_attack(&self.spec),
-            steps: images.div_ceil(self.spec.batch_size),
-        };
+        let epoch = Epoch { attack: network::training_attack(&self.spec), steps: self.shape().steps() };
         let mut order = epoch_order(images, self.spec.seed, u64::from(number));
         order.drain(..(self.position.step * self.spec.batch_size).min(images) as usize);
         let augmenter = Augmenter::new(&self.spec.augmentation, self.spec.seed, u64::from(number))?;
@@ -49,6 +45,7 @@ impl Session<'_> {
         while self.position.step < epoch.steps {
             self.step(&epoch, &mut batches)?;
             self.position.sums.seconds = before + begin.elapsed().as_secs_f64();
+            self.save_if_due()?;
         }
         let (seconds, waited) = (begin.elapsed().as_secs_f64(), batches.waited().as_secs_f64());
         tracing::debug!(epoch = number, seconds, waited, "trained; waited for images");
@@ -89,13 +86,14 @@ impl Session<'_> {
         }
         self.position.sums = sums;
         self.position.step += 1;
-        self.log.progress(Phase::Training, self.position.epoch, self.position.step, epoch.steps)
+        self.log.at(Phase::Training, self.position.epoch(), self.position.step, epoch.steps);
+        Ok(())
     }
 
     fn clip(&self, gradients: &mut Gradients) -> Result<()> {
         let Some(limit) = self.spec.clip_norm else { return Ok(()) };
         let norm = clip_norm(gradients, limit)?;
-        let Position { epoch, step, .. } = self.position;
+        let (epoch, step) = self.position.place();
         if norm.is_finite() { Ok(()) } else { Err(Error::GradientNotFinite { epoch, step, norm }) }
     }
 
@@ -140,7 +138,7 @@ impl Session<'_> {
         let crafted = match self.spec.objective {
             Objective::Adversarial => epoch.attack.craft(&self.model, clean, labels, epsilon)?,
             Objective::Trades { .. } => {
-                let (seed, epoch_number) = (self.spec.seed, self.position.epoch.into());
+                let (seed, epoch_number) = (self.spec.seed, self.position.epoch().into());
                 let noise = |image: usize| -> Uniform {
                     let mut stream = Stream::new(seed, Purpose::Attack, epoch_number, indices[image].into());
                     Box::new(move || stream.uniform())
@@ -154,32 +152,33 @@ impl Session<'_> {
 
     /// Returns the radius of the current step, of `steps` in the epoch; after the last one, that of the last.
     pub(crate) fn epsilon(&self, steps: u32) -> f64 {
+        let accuracies = self.accuracies();
         let moment = Moment {
-            epoch: self.position.epoch,
+            epoch: self.position.epoch(),
             step: self.position.step.min(steps.saturating_sub(1)),
             steps,
             epochs: self.spec.epochs,
             seed: self.spec.seed,
-            accuracies: self.accuracies(),
+            accuracies: &accuracies,
         };
         self.spec.epsilon_schedule.epsilon_at(moment, self.spec.target_epsilon)
     }
 
     /// Returns the seed of the current step's stochastic depth.
     fn noise_seed(&self) -> u64 {
-        let Position { epoch, step, .. } = self.position;
+        let (epoch, step) = self.position.place();
         Stream::new(self.spec.seed, Purpose::DropPath, epoch.into(), step.into()).bits()
     }
 
     /// Returns the failure of a batch whose mean `loss` is not finite.
     pub(crate) fn diverged(&self, phase: Phase, loss: f64) -> Error {
-        let Position { epoch, step, .. } = self.position;
+        let (epoch, step) = self.position.place();
         Error::Diverged { phase, epoch, step, loss }
     }
 
     /// Returns the multiplier of the learning rates in the current step.
     pub(crate) fn learning_rate_multiplier(&self, steps: u32) -> f64 {
         let step = self.position.step.min(steps.saturating_sub(1));
-        self.spec.learning_rate_schedule.multiplier(self.position.epoch, self.spec.epochs, step, steps)
+        self.spec.learning_rate_schedule.multiplier(self.position.epoch(), self.spec.epochs, step, steps)
     }
 }

@@ -37,7 +37,7 @@ fn a_line_that_does_not_fit_is_taken_back() {
 }
 
 fn write_with_little_room(path: &Path) {
-    let mut log = EventLog::create(path).unwrap();
+    let log = EventLog::create(path).unwrap();
     log.write(Event::Interrupted { epochs: 0 }).unwrap();
     let message = "x".repeat(TOO_LONG);
     let failure = log.write(Event::Failed { class: FailureClass::Storage, message });

@@ -19,6 +19,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true, env = "SWEEP_HOME", default_value = "runs")]
     pub(crate) home: PathBuf,
 
+    /// The database, where it cannot lie in the home folder: on a local disk if that folder is on a network.
+    #[arg(long, global = true, env = "SWEEP_DATABASE", value_name = "FILE")]
+    pub(crate) database: Option<PathBuf>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -46,14 +50,26 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Print the log of a run's last attempt.
     Logs(LogsArgs),
+    /// Say where a run stands, why, and what happens next.
+    Explain(ExplainArgs),
+    /// Let failed or cancelled runs run again.
+    Retry(SelectArgs),
+    /// Take runs out; running ones save their work and leave.
+    Cancel(SelectArgs),
+    /// Delete checkpoints that no run needs.
+    Gc(GcArgs),
     /// Put a question to the results database in SQL (read-only).
     Query(QueryArgs),
     /// Compare runs: rows × columns, seeds folded.
     Compare(CompareArgs),
     /// Measure a model at more radii, under other attacks or on other data.
     Evaluate(EvaluateArgs),
+    /// Write the paper's figures and tables of a sweep as one HTML page and files.
+    Report(ReportArgs),
     /// Write the results, one row a run.
     Export(ExportArgs),
+    /// Make the database again from the files of the home folder; the old one is kept beside it.
+    Rebuild,
     /// Print the JSON Schema of a sweep file, for editors.
     Schema,
     /// Print completions for a shell.
@@ -153,6 +169,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) retry_failed: bool,
 
+    /// Seconds before a run that failed for a passing reason is tried again; it doubles with every failure without progress.
+    #[arg(long, value_name = "SECONDS", env = "SWEEP_RETRY_DELAY", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) retry_delay: u64,
+
     /// Worker program, for tests. Default: this program.
     #[arg(long, hide = true, env = "SWEEP_WORKER")]
     pub(crate) worker: Option<PathBuf>,
@@ -202,6 +222,38 @@ pub(crate) struct LogsArgs {
     /// The events of the attempt instead of its log.
     #[arg(long)]
     pub(crate) events: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The run: any prefix of its id that fits one run only.
+    pub(crate) run: String,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SelectArgs {
+    /// The runs: prefixes of ids that fit one run only.
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<String>,
+
+    /// All runs of this sweep, by name, that it makes sense for.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sweep: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Only say what would be deleted.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// The last checkpoints of finished runs too: their models stay, but a run with more epochs starts anew.
+    #[arg(long)]
+    pub(crate) finished: bool,
+
+    #[command(flatten)]
+    pub(crate) form: OutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -399,6 +451,31 @@ pub(crate) enum NormName {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The sweep, by name. Default: the sweep that ran last.
+    pub(crate) sweep: Option<String>,
+
+    /// Folder of the report, `report.html` and `figures/`; it appears whole, and replaces nothing but a report.
+    #[arg(long, short, value_name = "FOLDER", default_value = "report")]
+    pub(crate) output: PathBuf,
+
+    /// Forms of the figures' own files.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FORM", default_value = "svg,png")]
+    pub(crate) figures: Vec<FigureForm>,
+}
+
+/// Form of a figure's own file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FigureForm {
+    /// Vectors, for papers.
+    Svg,
+    /// Pixels, for slides.
+    Png,
+    /// No file; figures are in the page all the same.
+    None,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     /// Only the runs of this sweep, by name.
     #[arg(long)]
@@ -452,4 +529,8 @@ pub(crate) struct WorkerArgs {
     /// Device.
     #[arg(long)]
     pub(crate) device: String,
+
+    /// Seconds after which a checkpoint is written within an epoch.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+    pub(crate) checkpoint_every: u64,
 }

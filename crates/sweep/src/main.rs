@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<Exit> {
-    let home = Home::new(cli.home);
+    let home = Home::new(cli.home).with_database(cli.database);
     match cli.command {
         Command::Run(arguments) => commands::run::run(&home, arguments),
         Command::Fetch(arguments) => commands::fetch::run(&home, &arguments),
@@ -66,10 +66,16 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Status(arguments) => commands::status::run(&home, &arguments),
         Command::Show(arguments) => commands::show::run(&home, &arguments),
         Command::Logs(arguments) => commands::logs::run(&home, &arguments),
+        Command::Explain(arguments) => commands::explain::run(&home, &arguments),
+        Command::Retry(arguments) => commands::select::retry(&home, &arguments),
+        Command::Cancel(arguments) => commands::select::cancel(&home, &arguments),
+        Command::Gc(arguments) => commands::gc::run(&home, &arguments),
         Command::Query(arguments) => commands::query::run(&home, &arguments),
         Command::Compare(arguments) => commands::compare::run(&home, &arguments),
         Command::Evaluate(arguments) => commands::evaluate::run(&home, &arguments),
+        Command::Report(arguments) => commands::report::run(&home, &arguments),
         Command::Export(arguments) => commands::export::run(&home, &arguments),
+        Command::Rebuild => commands::rebuild::run(&home),
         Command::Schema => commands::schema::run(),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Worker(arguments) => commands::worker::run(&home, &arguments),

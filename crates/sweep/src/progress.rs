@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressStyle};
 use sweep_core::event::{Event, Phase};
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_scheduler::{Halt, Update};
@@ -132,7 +132,7 @@ impl Display {
         match update {
             Update::Started { run, attempt, device, threads } => self.started(run, attempt, &format!("{device}, {threads} threads")),
             Update::Event { run, event, .. } => self.event(run, &event),
-            Update::Settled { run, outcome, retry_in, log_tail, .. } => self.settled(run, &outcome, retry_in, log_tail),
+            Update::Settled { run, outcome, retry_in, log_tail, micro_batch_limit, .. } => self.settled(run, &outcome, retry_in, log_tail, micro_batch_limit),
             Update::Elsewhere { run, .. } => self.say(&format!("{}: a live worker of another session has it; waiting for its end", self.label(run))),
             Update::FinishedElsewhere { run, state } => {
                 self.finish_line(run);
@@ -141,13 +141,16 @@ impl Display {
             Update::Blocked { run, dependency } => {
                 self.say(&format!("{}: blocked, run {} did not succeed", self.label(run), dependency.short()));
             }
-            Update::Halted { reason } => self.say(match reason {
-                Halt::Requested => "stopping: workers save their work; press Ctrl-C again to stop at once",
-                Halt::TooManyFailures => "stopping: as many runs failed as --max-fail allows",
-                Halt::FailsFromTheStart => {
-                    "stopping: the first three runs to end all failed\n  hint: `sweep logs RUN` shows why; --no-early-stop goes on regardless"
-                }
-            }),
+            Update::Silent { run, since, .. } => {
+                let since = duration(since.as_secs_f64());
+                self.say(&format!("{}: suspect: its worker lives but has said nothing for {since}", self.label(run)));
+            }
+            Update::Reclaimed { size } => self.say(&format!(
+                "the disk is short: deleted {} checkpoints that no run needs, or that only longer runs would go on from ({})",
+                size.files,
+                DecimalBytes(size.bytes)
+            )),
+            Update::Halted { reason } => self.say(&halted(&reason)),
         }
     }
 
@@ -227,6 +230,7 @@ impl Display {
         outcome: &Outcome,
         retry_in: Option<Duration>,
         log_tail: Option<String>,
+        micro_batch_limit: Option<u32>,
     ) {
         let mut text = match outcome {
             Outcome::Succeeded => "done".to_owned(),
@@ -238,6 +242,9 @@ impl Display {
         };
         if let Some(delay) = retry_in {
             text.push_str(&format!("; tried again in {}", duration(delay.as_secs_f64())));
+        }
+        if let Some(images) = micro_batch_limit {
+            text.push_str(&format!(", with {images} images a pass"));
         }
         if let Some(tail) = log_tail.filter(|tail| !tail.trim().is_empty()) {
             text.push_str(&format!("\n    {}", tail.trim_end().replace('\n', "\n    ")));
@@ -262,6 +269,25 @@ impl Display {
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates of this module are well-formed")
 }
+
+fn halted(reason: &Halt) -> String {
+    match reason {
+        Halt::Requested => "stopping: workers save their work; press Ctrl-C again to stop at once".to_owned(),
+        Halt::TooManyFailures => "stopping: as many runs failed as --max-fail allows".to_owned(),
+        Halt::FailsFromTheStart => {
+            "stopping: the first three runs to end all failed\n  hint: `sweep logs RUN` shows why; --no-early-stop goes on regardless".to_owned()
+        }
+        Halt::DiskFull { needed, available } => format!(
+            "stopping: the next run will take {} of the disk, and {} are there\n  hint: {ROOM}",
+            DecimalBytes(*needed),
+            DecimalBytes(*available)
+        ),
+        Halt::DiskFilled { message } => format!("stopping: the disk is full: {message}\n  hint: {ROOM}"),
+    }
+}
+
+/// How room can be made.
+const ROOM: &str = "make room (`sweep gc --finished` deletes last checkpoints of finished runs) or raise execution.disk_budget; the same command then goes on, nothing is lost";
 
 /// Returns a duration in words: the two largest units.
 pub(crate) fn duration(seconds: f64) -> String {

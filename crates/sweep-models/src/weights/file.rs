@@ -2,16 +2,29 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
-use candle_core::pickle::PthTensors;
+use candle_core::safetensors::Load as _;
 use candle_core::{Device, Tensor};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
+use super::{pytorch, shortened};
 use crate::{Error, Result};
 
-/// Where a state dictionary may lie in a larger one.
-const KEYS: [&str; 2] = ["state_dict", "model"];
+/// Longest file of weights: several times that of the largest network which is built here.
+const LONGEST: u64 = 64 << 30;
+
+/// Why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    /// The system says so.
+    #[error(transparent)]
+    File(#[from] io::Error),
+    /// Its content says so, in words.
+    #[error("{0}")]
+    Damaged(String),
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
@@ -40,54 +53,70 @@ impl Format {
 
 /// All tensors of a file under the names they have there.
 pub(super) fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
-    match Format::of(&start(path)?) {
-        Format::Safetensors => {
-            candle_core::safetensors::load(path, &Device::Cpu).map_err(|error| problem(path, &error))
-        }
-        // candle's reader executes nothing, but panics at pickles that are not well formed.
-        Format::Zip => std::panic::catch_unwind(|| read_pickle(path))
-            .unwrap_or_else(|_| Err(problem(path, &"its pickle is damaged or of an unknown form"))),
-        Format::BarePickle => Err(problem(
-            path,
-            &"a pickle outside a zip archive, which PyTorch wrote before version 1.6; load it there and save it again",
-        )),
-        Format::LfsPointer => Err(problem(path, &"a Git LFS pointer, not the weights themselves")),
-        Format::Unknown => Err(problem(path, &"neither a safetensors file nor a PyTorch zip archive")),
-    }
-}
-
-fn problem(path: &Path, problem: &impl ToString) -> Error {
-    Error::Weights { path: path.to_owned(), problem: problem.to_string() }
+    let damaged = |reason: &str| Err(Problem::Damaged(reason.to_owned()));
+    let tensors = match start(path) {
+        Err(source) => return Err(Error::File { path: path.to_owned(), source }),
+        Ok(start) => match Format::of(&start) {
+            Format::Safetensors => safetensors(path),
+            Format::Zip => pytorch::read(path),
+            Format::BarePickle => damaged(
+                "a pickle outside a zip archive, which PyTorch wrote before version 1.6; load it there and save it again",
+            ),
+            Format::LfsPointer => damaged("a Git LFS pointer, not the weights themselves"),
+            Format::Unknown => damaged("neither a safetensors file nor a PyTorch zip archive"),
+        },
+    };
+    tensors.map_err(|problem| match problem {
+        Problem::File(source) => Error::File { path: path.to_owned(), source },
+        Problem::Damaged(problem) => Error::Weights { path: path.to_owned(), problem },
+    })
 }
 
 /// The first bytes, as many as [`Format::of`] looks at.
-fn start(path: &Path) -> Result<Vec<u8>> {
+fn start(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(16).read_to_end(&mut start))
-        .map_err(|source| Error::File { path: path.to_owned(), source })?;
+    let file = File::open(path)?;
+    if file.metadata()?.len() > LONGEST {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {LONGEST} bytes, which no file of weights has"),
+        ));
+    }
+    file.take(16).read_to_end(&mut start)?;
     Ok(start)
 }
 
-fn read_pickle(path: &Path) -> Result<HashMap<String, Tensor>> {
-    let whole = PthTensors::new(path, None).map_err(|error| problem(path, &error))?;
-    // An absent key is an error like any other here; the archive itself was readable, so nothing else is expected.
-    let mut inner = KEYS.iter().filter_map(|key| PthTensors::new(path, Some(key)).ok());
-    let archive = inner.find(|inner| !inner.tensor_infos().is_empty()).unwrap_or(whole);
-    if archive.tensor_infos().is_empty() {
-        let keys = KEYS.map(|key| format!("`{key}`")).join(" or ");
-        return Err(problem(path, &format!("no tensors, neither in the dictionary itself nor under {keys}")));
-    }
-    tensors(path, &archive)
-}
-
-fn tensors(path: &Path, archive: &PthTensors) -> Result<HashMap<String, Tensor>> {
+fn safetensors(path: &Path) -> Result<HashMap<String, Tensor>, Problem> {
+    let bytes = std::fs::read(path)?;
+    let damaged = |error: SafeTensorError| match error {
+        // The reader's own text leaves the name out.
+        SafeTensorError::InvalidOffset(name) => {
+            let name = shortened(&name);
+            Problem::Damaged(format!(
+                "`{name}`: its offsets do not follow one another or do not fit its shape"
+            ))
+        }
+        error => Problem::Damaged(shortened(&error.to_string())),
+    };
+    // The reader compares offsets, shapes and types with the length of the file before it hands anything out.
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let mut tensors = HashMap::new();
-    for name in archive.tensor_infos().keys() {
-        let tensor = archive.get(name).map_err(|error| problem(path, &format!("`{name}`: {error}")))?;
-        tensors.extend(tensor.map(|tensor| (name.clone(), tensor)));
+    for (name, view) in file.tensors() {
+        let wrong =
+            |reason: &dyn std::fmt::Display| Problem::Damaged(format!("`{}`: {reason}", shortened(&name)));
+        if !is_read(view.dtype()) {
+            return Err(wrong(&format!("numbers of type {:?} are not read here", view.dtype())));
+        }
+        let tensor = view.load(&Device::Cpu).map_err(|error| wrong(&error))?;
+        tensors.insert(name, tensor);
     }
     Ok(tensors)
+}
+
+/// Whether there is a conversion from a type to that of the parameters.
+fn is_read(dtype: Dtype) -> bool {
+    use Dtype::{BF16, F16, F32, F64, I64, U8, U32};
+    matches!(dtype, F64 | F32 | F16 | BF16 | I64 | Dtype::I32 | Dtype::I16 | U32 | U8)
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ fn original_swin_name(name: &str) -> Option<String> {
         return Some(format!("head.fc.{kind}"));
     }
     let (stage, inner) = name.strip_prefix("layers.")?.split_once('.')?;
-    let next = stage.parse::<usize>().ok()? + 1;
+    let next = stage.parse::<usize>().ok()?.checked_add(1)?;
     inner.starts_with("downsample.").then(|| format!("layers.{next}.{inner}"))
 }
 
@@ -169,6 +169,7 @@ mod tests {
             ("layers.2.downsample.reduction.weight", Some("layers.3.downsample.reduction.weight")),
             ("layers.0.blocks.0.norm1.weight", None),
             ("norm.weight", None),
+            ("layers.18446744073709551615.downsample.norm.bias", None),
         ] {
             assert_eq!(original_swin_name(theirs).as_deref(), timms, "{theirs}");
         }

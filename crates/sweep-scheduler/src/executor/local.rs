@@ -9,6 +9,7 @@ use std::io::{self, PipeWriter};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -34,6 +35,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) run: RunId,
     pub(crate) attempt: u32,
     pub(crate) slot: &'a Slot,
+    /// How often it writes a checkpoint within an epoch, where that is not left to it.
+    pub(crate) checkpoint_every: Option<Duration>,
 }
 
 /// A running worker. Dropping it closes the lifeline, on which the worker leaves by itself.
@@ -58,7 +61,7 @@ impl Worker {
         log: LockedLog,
     ) -> io::Result<Self> {
         let (lifeline_end, lifeline) = io::pipe()?;
-        let Assignment { home, run, attempt, slot } = assignment;
+        let Assignment { home, run, attempt, slot, checkpoint_every } = assignment;
         let mut process = Command::new(&command.program);
         process
             .args(&command.arguments)
@@ -73,6 +76,9 @@ impl Worker {
             .stdout(log.handle()?)
             .stderr(log.into_file())
             .process_group(0);
+        if let Some(interval) = checkpoint_every {
+            process.args(["--checkpoint-every", &interval.as_secs().max(1).to_string()]);
+        }
         let process = tokio::process::Command::from(process).spawn()?;
         Ok(Self { process, lifeline: Some(lifeline) })
     }

@@ -1,13 +1,15 @@
 //! The scheduler is killed with SIGKILL, as by a power cut, at many moments; then the same sweep is run again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use sweep_core::trajectory::CheckpointName;
 use sweep_scheduler::{Stop, Update, dispatch};
 use sweep_store::State;
 use sweep_testkit::{Action, Script, sample_run, wait_until};
 use tokio::sync::watch;
 
+use crate::beginnings::{COMMON, family};
 use crate::fixture::{Fixture, listed, register, settings, two_epochs};
 
 /// Runs of the sweep that is killed.
@@ -15,6 +17,11 @@ const RUNS: u64 = 5;
 
 /// Tells [`scheduler_process`] where to work; its absence tells it that it is not wanted.
 const HOME_VARIABLE: &str = "SWEEP_TEST_HOME";
+
+/// Tells it which sweep to run: [`FAMILY`], or anything else for runs that have nothing in common.
+const SWEEP_VARIABLE: &str = "SWEEP_TEST_SWEEP";
+
+const FAMILY: &str = "family";
 
 /// Not a test: the process that the tests of this file kill.
 #[test]
@@ -24,7 +31,9 @@ fn scheduler_process() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let home = Path::new(&home);
-        let (store, runs) = register(home, (0..RUNS).map(sample_run).collect()).await;
+        let is_family = std::env::var(SWEEP_VARIABLE).is_ok_and(|sweep| sweep == FAMILY);
+        let specs = if is_family { family() } else { (0..RUNS).map(sample_run).collect() };
+        let (store, runs) = register(home, specs).await;
         let (_stop, stopped) = watch::channel(Stop::None);
         let settings = settings(home, "cpu:2");
         dispatch(&store, &listed(&runs), &settings, stopped, &mut |_| {}).await.unwrap();
@@ -32,9 +41,14 @@ fn scheduler_process() {
 }
 
 fn start_scheduler(home: &Path) -> Child {
+    start("", home)
+}
+
+fn start(sweep: &str, home: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "crash::scheduler_process", "--ignored", "--nocapture"])
         .env(HOME_VARIABLE, home)
+        .env(SWEEP_VARIABLE, sweep)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -98,6 +112,71 @@ async fn killed_around_the_start_and_the_end_of_every_worker() {
             finish(&fixture).await;
         }
     }
+}
+
+/// Asserts that a sweep which is run again now gets everything done, whatever its failures on the way.
+async fn get_done(fixture: &Fixture) {
+    let session = fixture.session(&fixture.settings("cpu:2")).await;
+    assert!(session.summary.is_complete(), "{:?}", session.summary);
+    fixture.assert_complete().await;
+    for position in 0..fixture.runs.len() {
+        let attempts = fixture.attempts(position).await;
+        let successes = attempts.iter().filter(|attempt| attempt.state == State::Succeeded);
+        assert_eq!(successes.count(), 1, "{attempts:?}");
+    }
+}
+
+#[tokio::test]
+async fn killed_around_what_is_written_about_a_failure() {
+    for file in ["attempt-1/verdict.json.new", "attempt-1/verdict.json", "attempt-2"] {
+        let fixture = Fixture::new(RUNS).await;
+        let dies = vec![Action::Start, Action::Die { signal: 9 }];
+        fixture.workspace.script(&Script { first: vec![dies], then: two_epochs() });
+        let path = fixture.workspace.layout().run(fixture.id(2)).join(file);
+        kill_at(start_scheduler(fixture.workspace.home()), || path.exists());
+        get_done(&fixture).await;
+        let first = &fixture.attempts(2).await[0];
+        assert!([State::Failed, State::Interrupted].contains(&first.state), "{first:?}");
+    }
+}
+
+#[tokio::test]
+async fn killed_around_the_common_beginning_of_a_family() {
+    for moment in ["sharing.json", "saved", "second", "collected"] {
+        let fixture = Fixture::with(family()).await;
+        let home = fixture.workspace.layout();
+        let saves = Action::CheckpointSaved { epochs: COMMON };
+        let flag = |file: &str| Action::Touch { file: file.to_owned() };
+        let leads = [Action::Start, saves, flag("saved"), Action::CheckpointSaved { epochs: 3 }];
+        fixture.script(0, &Script::always([&leads[..], &[Action::Succeed]].concat()));
+        fixture.script(1, &Script::always([Action::Start, flag("second"), Action::Succeed]));
+        let path = match moment {
+            "sharing.json" => home.sharing(fixture.id(0)),
+            flag => fixture.workspace.flag(flag),
+        };
+        let beginning = beginning_of(&fixture);
+        let mut was_there = false;
+        let collected = || {
+            was_there |= beginning.exists();
+            was_there && !beginning.exists()
+        };
+        let scheduler = start(FAMILY, fixture.workspace.home());
+        if moment == "collected" {
+            kill_at(scheduler, collected);
+        } else {
+            kill_at(scheduler, || path.exists());
+        }
+        get_done(&fixture).await;
+        assert!(!beginning.exists(), "{moment}: a checkpoint that nobody needs is left");
+    }
+}
+
+/// Returns the checkpoint from which the followers of a family start.
+fn beginning_of(fixture: &Fixture) -> PathBuf {
+    let (run, spec) = &fixture.runs[0];
+    let prefix = spec.trajectory()[COMMON as usize];
+    let name = CheckpointName { prefix, run: *run, step: None, digest: "0".repeat(64) };
+    fixture.workspace.layout().trajectories().join(name.to_string())
 }
 
 #[tokio::test]

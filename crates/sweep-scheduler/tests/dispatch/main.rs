@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may end here")]
 
+mod beginnings;
 mod crash;
 mod fixture;
+mod limits;
 mod outcomes;
 mod sharing;
 mod stopping;

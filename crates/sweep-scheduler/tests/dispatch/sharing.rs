@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sweep_core::event::FailureClass;
+use sweep_core::verdict::{Cause, Outcome, Verdict};
 use sweep_scheduler::{Home, Settings, Stop, Summary, Update, dispatch};
 use sweep_store::{State, Store, now_ms};
 use sweep_testkit::{Action, PATIENCE, Script};
@@ -94,6 +96,66 @@ async fn a_scheduler_waits_for_what_another_one_runs_and_does_not_take_it_over()
     let run = fixture.id(0);
     let finished = Update::FinishedElsewhere { run, state: State::Succeeded };
     assert_eq!(theirs, [Update::Elsewhere { run, attempt: 1 }, finished]);
+}
+
+#[tokio::test]
+async fn a_worker_whose_log_was_deleted_lives_as_long_as_its_process() {
+    let fixture = Fixture::new(1).await;
+    let wait = Action::WaitFor { file: "go".to_owned() };
+    fixture.script(0, &Script::always([Action::Start, Action::Progress { step: 0 }, wait, Action::Succeed]));
+    let other_store = Store::open(Home::new(fixture.workspace.home()).database()).await.unwrap();
+    let (_stop, stopped) = watch::channel(Stop::None);
+    let runs = listed(&fixture.runs);
+    let settings = fixture.settings("cpu");
+    let (said, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let mut observe_ours = |update| {
+        if matches!(update, Update::Event { .. }) {
+            let _ = said.send(());
+        }
+    };
+    let mut theirs = Vec::new();
+    let mut observe_theirs = |update| {
+        if matches!(update, Update::Elsewhere { .. }) {
+            fixture.workspace.raise("go");
+        }
+        theirs.push(update);
+    };
+    let run = fixture.id(0);
+    let log = fixture.workspace.layout().log(run, 1);
+    let second = async {
+        hears.recv().await;
+        std::fs::remove_file(&log).unwrap();
+        dispatch(&other_store, &runs, &settings, stopped.clone(), &mut observe_theirs).await
+    };
+    let first = dispatch(&fixture.store, &runs, &settings, stopped.clone(), &mut observe_ours);
+    let (one, two) = within_patience(Box::pin(async { tokio::join!(first, second) })).await;
+    assert!(one.unwrap().is_complete() && two.unwrap().is_complete());
+    // It was looked at twice before the session began to wait for it.
+    assert_eq!(theirs[0], Update::Elsewhere { run, attempt: 1 });
+    assert_eq!(fixture.workspace.starts(run), 1);
+}
+
+#[tokio::test]
+async fn what_a_scheduler_had_judged_before_it_died_holds() {
+    let fixture = Fixture::new(2).await;
+    let run = fixture.id(0);
+    let attempt = fixture.store.claim(run, "gone", now_ms()).await.unwrap().unwrap();
+    let home = fixture.workspace.layout();
+    let cause = Cause { class: FailureClass::Diverged, message: "a loss was not finite".to_owned() };
+    let verdict = Verdict {
+        outcome: Outcome::Failed { cause, retry: false },
+        exit_code: Some(79),
+        signal: None,
+        micro_batch_limit: None,
+        ended_ms: now_ms(),
+    };
+    std::fs::create_dir_all(home.attempt(run, attempt)).unwrap();
+    std::fs::write(home.verdict(run, attempt), serde_json::to_vec(&verdict).unwrap()).unwrap();
+    let summary = fixture.session(&fixture.settings("cpu")).await.summary;
+    assert_eq!((summary.already_failed, summary.succeeded, summary.attempts), (1, 1, 1));
+    let attempt = &fixture.attempts(0).await[0];
+    assert_eq!(attempt.exit_code, Some(79));
+    assert_eq!(attempt.failure.as_ref().unwrap().message, "a loss was not finite");
 }
 
 /// Far more turns at the database than settling takes.

@@ -1,6 +1,8 @@
 //! Runs, events and database files for tests.
 #![expect(dead_code, reason = "every test file uses its own part")]
 
+pub(crate) mod older;
+
 use std::path::PathBuf;
 
 use sweep_core::dataset::{

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::Path;
 
-use nix::unistd::gethostname;
 use sweep_core::event::{Event, Record, Split};
 use sweep_core::home::Home;
 use sweep_core::spec::RunId;
@@ -13,6 +12,7 @@ use sweep_data::Dataset;
 use super::{NamedAttack, Point, Subject};
 use crate::events::EventLog;
 use crate::files::names;
+use crate::started::host;
 use crate::{Error, Result};
 
 /// Name of a measurement's folder, before its number.
@@ -46,7 +46,7 @@ impl MeasurementLog {
             }
             number += 1;
         }
-        let mut log = EventLog::create(&folder(home, run, number).join("events.jsonl"))?;
+        let log = EventLog::create(&folder(home, run, number).join("events.jsonl"))?;
         log.write(started(run, epochs, threads))?;
         log.write(loaded(subject, dataset))?;
         Ok(Self { log, epochs })
@@ -80,14 +80,12 @@ impl MeasurementLog {
 }
 
 fn started(run: RunId, epochs: u32, threads: usize) -> Event {
-    let host =
-        gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned());
     Event::Started {
         run,
         // Attempts count from 1: this is none.
         attempt: 0,
         pid: std::process::id(),
-        host,
+        host: host(),
         device: "cpu".to_owned(),
         threads: threads as u32,
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -48,6 +48,7 @@ pub(crate) fn run(home: &Home, arguments: &DoctorArgs) -> Result<Exit> {
     let connection = Connection::new(home, Unknown::Refuse)?;
     let checks = [
         folder("home folder", home.root()),
+        locks(home.root()),
         database(home),
         space("disk of the home folder", home.root()),
         devices(),
@@ -64,10 +65,37 @@ pub(crate) fn run(home: &Home, arguments: &DoctorArgs) -> Result<Exit> {
     Ok(if wrong { Exit::Unexpected } else { Exit::Success })
 }
 
+/// Returns a folder, or the nearest one above it that is there.
+fn existing(path: &Path) -> &Path {
+    let existing = path.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.exists());
+    existing.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether a lock keeps others out: it is how the living are told from the dead.
+fn locks(home: &Path) -> Check {
+    let probe = existing(home).join(format!(".sweep-doctor-lock-{}", std::process::id()));
+    let tried = || {
+        let (first, second) = (fs::File::create(&probe)?, fs::File::open(&probe)?);
+        first.lock()?;
+        Ok(matches!(second.try_lock(), Err(fs::TryLockError::WouldBlock)))
+    };
+    let held: std::io::Result<bool> = tried();
+    // Nothing is lost with a probe that stays.
+    let _ = fs::remove_file(&probe);
+    let (verdict, detail) = match held {
+        Ok(true) => (Verdict::Fine, "a locked file keeps others out".to_owned()),
+        Ok(false) => (
+            Verdict::Wrong,
+            "locks do nothing on this file system: a live worker could be taken for dead; --home names another".to_owned(),
+        ),
+        Err(error) => (Verdict::Wrong, format!("`{}` cannot be locked: {error}", probe.display())),
+    };
+    Check { what: "locks of the home folder", verdict, detail }
+}
+
 /// Whether a folder, or the nearest one that is there, can be written.
 fn folder(what: &'static str, path: &Path) -> Check {
-    let existing = path.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.exists());
-    let existing = existing.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let existing = existing(path);
     let probe = existing.join(format!(".sweep-doctor-{}", std::process::id()));
     let written = fs::write(&probe, "probe").and_then(|()| fs::remove_file(&probe));
     let (verdict, detail) = match written {

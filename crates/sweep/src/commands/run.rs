@@ -1,5 +1,6 @@
 //! `sweep run`: everything a sweep still needs, from wherever it was left.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,16 +9,20 @@ use anyhow::{Context as _, Result};
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::{Execution, Grid, Sweep};
-use sweep_scheduler::{Device, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch};
-use sweep_store::{State, Store, now_ms};
+use sweep_scheduler::{
+    Device, Halt, RetryPolicy, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch,
+};
+use sweep_store::{Reader, State, Store, SweepFile, now_ms};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::RunArgs;
 use crate::commands::compare;
+use crate::disk::{self, Forecast, Room};
 use crate::exit::{Exit, bad_input};
 use crate::hub::Unknown;
 use crate::progress::Display;
+use crate::size::Size;
 use crate::sweeps::{self, Loaded};
 use crate::{printer, support};
 
@@ -52,9 +57,12 @@ async fn carry_out(
     slots: Vec<Slot>,
 ) -> Result<Exit> {
     let Registration { sweep, grid, text } = registration;
-    let store = Store::open(home.database()).await?;
     let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
+    let slots_count = slots.len();
+    check_room(home, &runs, slots_count, &sweep.execution).await?;
+    let store = Store::open(home.database()).await?;
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
+    SweepFile::write(home, &sweep.name, &text, runs.iter().map(|(run, _)| *run).collect(), now_ms())?;
     if arguments.retry_failed {
         reset_failed(&store, &grid).await?;
     }
@@ -69,15 +77,36 @@ async fn carry_out(
         runs.len() - open.len(),
         home.root().display()
     ));
+    let execution = &sweep.execution;
     let settings = Settings {
         grace: Duration::from_secs(arguments.grace),
+        retry: RetryPolicy {
+            first_delay: Duration::from_secs(arguments.retry_delay),
+            ..RetryPolicy::default()
+        },
         max_failures: arguments.max_fail.map(|count| count as usize),
         stop_if_all_fail: !arguments.no_early_stop,
+        timeout: execution.timeout,
+        stall: execution.stall,
+        checkpoint_every: Some(execution.checkpoint_every),
+        keep_checkpoints: execution.keep_checkpoints,
+        disk_budget: execution.disk_budget,
+        disk_need: open.iter().map(|(run, spec)| (*run, Size::of(spec).running())).collect(),
         ..Settings::new(home.clone(), WorkerCommand { program: worker, arguments: Vec::new() }, slots)
     };
     let stop = stop_on_signals()?;
     let summary = dispatch(&store, &runs, &settings, stop, &mut |update| display.update(update)).await?;
     display.finish();
+    if matches!(summary.halted, Some(Halt::DiskFull { .. } | Halt::DiskFilled { .. })) {
+        let left = still_open(store.reader(), &runs).await?;
+        let forecast = Forecast::of(&left, slots_count, sweep.execution.keep_checkpoints);
+        let room = Room::of(home, sweep.execution.disk_budget, disk::used(home));
+        printer::note(&format!(
+            "the runs that are left need: {}; {}",
+            forecast.in_words(),
+            room.judge(forecast).0
+        ));
+    }
     let table = compare::of_sweep(store.reader(), registered.sweep).await?;
     let failed_gates = store.reader().failed_gates(registered.sweep).await?;
     store.close().await?;
@@ -94,6 +123,31 @@ async fn carry_out(
     }
     printer::note(&in_words(&summary));
     Ok(exit(&summary))
+}
+
+/// Refuses a grid that cannot fit the disk, before anything is written.
+async fn check_room(
+    home: &Home,
+    runs: &[(RunId, &RunSpec)],
+    slots: usize,
+    execution: &Execution,
+) -> Result<()> {
+    let open = match Reader::open(home.database()).await {
+        Ok(reader) => still_open(&reader, runs).await?,
+        // Without a database of this version every run is taken to be left.
+        Err(_) => runs.to_vec(),
+    };
+    let forecast = Forecast::of(&open, slots, execution.keep_checkpoints);
+    Room::of(home, execution.disk_budget, disk::used(home)).check(forecast)
+}
+
+/// Returns the runs that are not over.
+async fn still_open<'a>(reader: &Reader, runs: &[(RunId, &'a RunSpec)]) -> Result<Vec<(RunId, &'a RunSpec)>> {
+    let ids: Vec<RunId> = runs.iter().map(|(run, _)| *run).collect();
+    let states = reader.states_of(&ids).await?;
+    let over: HashSet<RunId> =
+        states.into_iter().filter(|state| state.state.is_final()).map(|state| state.id).collect();
+    Ok(runs.iter().filter(|(run, _)| !over.contains(run)).copied().collect())
 }
 
 /// Returns the slots of the command line, else those of the sweep file, else one on all cores.

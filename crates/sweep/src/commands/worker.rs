@@ -1,5 +1,7 @@
 //! `sweep worker`: one attempt at one run.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use sweep_core::home::Home;
 use sweep_worker::{Arguments, Ending, Stop, run_attempt};
@@ -17,9 +19,9 @@ pub(crate) fn run(home: &Home, arguments: &WorkerArgs) -> Result<Exit> {
         attempt: arguments.attempt,
         threads: arguments.threads.max(1),
         device: arguments.device.clone(),
+        checkpoint_every: Duration::from_secs(arguments.checkpoint_every),
     };
-    let ending = run_attempt(&arguments, &stop).context("failed to record the attempt")?;
-    Ok(match ending {
+    Ok(match run_attempt(&arguments, &stop) {
         Ending::Succeeded => Exit::Success,
         ending => Exit::Worker(ending.code()),
     })

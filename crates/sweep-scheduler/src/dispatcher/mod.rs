@@ -1,27 +1,36 @@
 //! The dispatcher: the loop that claims, starts, ingests and settles. It is the only writer of the database.
 //!
-//! It decides nothing about order ([`crate::queue`]) and about the meaning of an end ([`crate::verdict`]), and touches no
-//! process: each attempt's supervisor does that and sends messages. One task, no shared state, no locks.
+//! It decides nothing about order ([`crate::queue`]), about the meaning of an end ([`crate::verdict`]) and about what stays on
+//! disk ([`crate::retention`]), and touches no process: each attempt's supervisor does that and sends messages. One task,
+//! no shared state, no locks.
+
+mod rounds;
+mod stock;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use sweep_core::event::{Event, Record};
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_store::{Failure, Outcome, RunState, State, Store};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{self, Instant, Interval, MissedTickBehavior};
 
 use crate::error::Error;
 use crate::executor::local::Worker;
-use crate::launch::{Launch, Launcher};
-use crate::queue::{Blocked, Dependency, Entry, Phase, Queue};
+use crate::families::Families;
+use crate::launch::{Launch, Launcher, Task};
+use crate::queue::{Blocked, Entry, Queue};
 use crate::settings::Settings;
-use crate::settle::{Finding, Settled, Settler};
+use crate::settle::{Settled, Settler};
 use crate::supervise::{Message, News, Stop, Supervisor, higher, reached};
 use crate::tail::Tail;
 use crate::update::{Halt, Summary, Update};
 use crate::verdict::Ending;
+use crate::watch::Limits;
+use stock::{clean_up, dependency, families, phase, states, unmet_dependencies};
 
 /// Messages that may wait for the dispatcher before supervisors have to: a few for each of many slots.
 const INBOX: usize = 256;
@@ -29,12 +38,15 @@ const INBOX: usize = 256;
 /// Runs that fail for good before any run of the sweep succeeds, after which the others are not tried.
 const FAILURES_FROM_THE_START: usize = 3;
 
+/// How many times more seldom requests of the user are looked for than events: about once a second.
+const POLLS_A_REQUEST: u32 = 5;
+
 /// Runs what is left of `runs`, which must be registered in `store`, and returns when nothing is left to do: every run
 /// has ended, is blocked, or the session was halted and its workers are gone.
 ///
 /// First it cleans up: attempts that the store calls running although nobody is alive in them, now and a poll later,
 /// are settled by what their workers said. Attempts of others that are alive are awaited. Runs start in the order of
-/// `runs`.
+/// `runs`, except that a run whose beginning an earlier one of them trains waits for that.
 ///
 /// Raising `stop` to [`Stop::Graceful`] makes workers save and leave, which interrupts their runs until the next call;
 /// [`Stop::Now`] kills them. Dropping the future lets go of the workers, which then leave by themselves. `observe` is
@@ -57,57 +69,17 @@ pub async fn dispatch(
     clean_up(settler, settings.poll).await?;
     let states = states(store, runs).await?;
     let unmet = unmet_dependencies(store, &states).await?;
-    let mut dispatcher = Dispatcher::new(settler, runs, settings, stop, observe);
+    let families = families(runs, &states);
+    let mut dispatcher = Dispatcher::new(settler, runs, families, settings, stop, observe);
     dispatcher.enter(&states, &unmet);
-    dispatcher.work().await?;
+    dispatcher.recall_beginnings().await?;
+    match dispatcher.work().await {
+        Ok(()) => dispatcher.tidy().await?,
+        // Not even the database can be written. Nothing is lost: the next session settles from the event files.
+        Err(Error::Store(error)) if error.is_disk_full() => dispatcher.leave_everything(&error).await,
+        Err(error) => return Err(error),
+    }
     Ok(dispatcher.summary())
-}
-
-/// Settles attempts of any sweep that are found dead twice: their own scheduler, if it lives, has had the time between
-/// to settle them, and knows more about the end than we do.
-async fn clean_up(settler: Settler<'_>, poll: Duration) -> Result<(), Error> {
-    let mut dead = Vec::new();
-    for attempt in settler.store.reader().running_attempts().await? {
-        if settler.is_dead(attempt.run, attempt.attempt)? {
-            dead.push(attempt);
-        }
-    }
-    if !dead.is_empty() {
-        time::sleep(poll).await;
-    }
-    for attempt in dead {
-        settler.settle_if_dead(attempt.run, attempt.attempt).await?;
-    }
-    Ok(())
-}
-
-async fn states(store: &Store, runs: &[(RunId, &RunSpec)]) -> Result<Vec<RunState>, Error> {
-    let ids: Vec<RunId> = runs.iter().map(|(run, _)| *run).collect();
-    let states = store.reader().states_of(&ids).await?;
-    if states.len() < ids.len() {
-        let known: HashSet<RunId> = states.iter().map(|state| state.id).collect();
-        if let Some(run) = ids.into_iter().find(|run| !known.contains(run)) {
-            return Err(Error::Unregistered { run });
-        }
-    }
-    Ok(states)
-}
-
-/// Returns the dependencies that lie outside of these runs and have not succeeded.
-async fn unmet_dependencies(store: &Store, states: &[RunState]) -> Result<HashSet<RunId>, Error> {
-    let inside: HashSet<RunId> = states.iter().map(|state| state.id).collect();
-    let mut outside: HashSet<RunId> = states.iter().filter_map(|state| state.depends_on).collect();
-    outside.retain(|run| !inside.contains(run));
-    if outside.is_empty() {
-        return Ok(outside);
-    }
-    let asked: Vec<RunId> = outside.iter().copied().collect();
-    for state in store.reader().states_of(&asked).await? {
-        if state.state == State::Succeeded {
-            outside.remove(&state.id);
-        }
-    }
-    Ok(outside)
 }
 
 struct Dispatcher<'a> {
@@ -115,6 +87,7 @@ struct Dispatcher<'a> {
     launcher: Launcher<'a>,
     settings: &'a Settings,
     specs: HashMap<RunId, &'a RunSpec>,
+    families: Families,
     queue: Queue,
     /// Indices of slots without a worker; the lowest is taken first.
     free: BTreeSet<usize>,
@@ -129,14 +102,22 @@ struct Dispatcher<'a> {
     /// The queue counts time from here.
     beginning: Instant,
     look_around: Interval,
+    look_for_requests: Interval,
+    /// Whether the disk had no room for another run; looked at again when one of ours has ended.
+    crowded: bool,
+    /// Whether a run has ended whose checkpoints others may have waited for, and when checkpoints were last cleared up.
+    untidy: bool,
+    tidied: Option<Instant>,
     tally: Summary,
 }
 
 /// An attempt of this scheduler.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Active {
     attempt: u32,
     slot: usize,
+    /// Notified when this worker alone is to save and leave.
+    cancel: Arc<Notify>,
 }
 
 /// An attempt in other hands.
@@ -152,18 +133,18 @@ impl<'a> Dispatcher<'a> {
     fn new(
         settler: Settler<'a>,
         runs: &[(RunId, &'a RunSpec)],
+        families: Families,
         settings: &'a Settings,
         stop: watch::Receiver<Stop>,
         observe: &'a mut (dyn FnMut(Update) + Send),
     ) -> Self {
         let (outbox, inbox) = mpsc::channel(INBOX);
-        let mut look_around = time::interval_at(Instant::now() + settings.poll, settings.poll);
-        look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             settler,
             settings,
             specs: runs.iter().copied().collect(),
             launcher: Launcher::new(settler, settings),
+            families,
             queue: Queue::default(),
             free: (0..settings.slots.len()).collect(),
             active: HashMap::new(),
@@ -174,7 +155,11 @@ impl<'a> Dispatcher<'a> {
             stop,
             observe,
             beginning: Instant::now(),
-            look_around,
+            look_around: every(settings.poll),
+            look_for_requests: every(settings.poll * POLLS_A_REQUEST),
+            crowded: false,
+            untidy: false,
+            tidied: None,
             tally: Summary::default(),
         }
     }
@@ -184,6 +169,7 @@ impl<'a> Dispatcher<'a> {
         let entry = |state: &RunState| Entry {
             run: state.id,
             depends_on: dependency(state, unmet, &self.specs),
+            follows: self.families.lead(state.id),
             phase: phase(state.state),
         };
         let (queue, blocked) = Queue::new(states.iter().map(entry));
@@ -211,10 +197,17 @@ impl<'a> Dispatcher<'a> {
                 Some(message) = self.inbox.recv() => self.receive(message).await?,
                 Some(Err(error)) = self.supervisors.join_next() => propagate(error),
                 _ = higher(&mut self.stop, Stop::None), if self.tally.halted != Some(Halt::Requested) => self.halt(Halt::Requested),
-                () = reached(due), if self.tally.halted.is_none() && !self.free.is_empty() => {}
+                () = reached(due), if self.may_wait_for_more() => {}
                 _ = self.look_around.tick(), if !self.elsewhere.is_empty() => self.look_elsewhere().await?,
+                _ = self.look_for_requests.tick(), if !self.active.is_empty() => self.look_for_requests().await?,
             }
+            self.tidy_now_and_then().await?;
         }
+    }
+
+    /// Returns whether a run that becomes ready could be started.
+    fn may_wait_for_more(&self) -> bool {
+        self.tally.halted.is_none() && !self.crowded && !self.free.is_empty()
     }
 
     fn is_over(&self) -> bool {
@@ -227,8 +220,14 @@ impl<'a> Dispatcher<'a> {
             && let Some(slot) = self.free.first().copied()
             && let Some(run) = self.queue.pop(self.beginning.elapsed())
         {
-            match self.launcher.launch(run, self.specs[&run], slot).await? {
-                Launch::Started { attempt, worker } => self.started(run, Active { attempt, slot }, worker),
+            if !self.has_room(run).await? {
+                self.queue.put_back(run);
+                break;
+            }
+            let sharing = self.families.sharing(run, &self.specs, |other| self.queue.is_waiting(other));
+            let task = Task { run, spec: self.specs[&run], sharing };
+            match self.launcher.launch(&task, slot).await? {
+                Launch::Started { attempt, worker } => self.started(run, attempt, slot, worker),
                 Launch::Taken => self.refresh(run).await?,
                 Launch::Failed { attempt, failure } => self.stillborn(run, attempt, failure).await?,
             }
@@ -240,31 +239,36 @@ impl<'a> Dispatcher<'a> {
         if self.tally.halted.is_none() && *self.stop.borrow() > Stop::None {
             self.halt(Halt::Requested);
         }
-        self.tally.halted.is_none()
+        self.tally.halted.is_none() && !self.crowded
     }
 
-    fn started(&mut self, run: RunId, active: Active, worker: Worker) {
+    fn started(&mut self, run: RunId, attempt: u32, slot: usize, worker: Worker) {
+        let cancel = Arc::new(Notify::new());
+        let Settings { timeout, stall, silence, .. } = *self.settings;
         let supervisor = Supervisor {
             run,
             worker,
-            tail: Tail::new(self.settings.home.events(run, active.attempt)),
+            tail: Tail::new(self.settings.home.events(run, attempt)),
             stop: self.stop.clone(),
+            cancel: Arc::clone(&cancel),
+            limits: Limits { timeout, stall, silence },
+            oom_kills: self.settings.oom_kills.clone(),
             grace: self.settings.grace,
             poll: self.settings.poll,
             outbox: self.outbox.clone(),
         };
         self.supervisors.spawn(supervisor.supervise());
-        self.free.remove(&active.slot);
-        self.active.insert(run, active);
+        self.free.remove(&slot);
+        self.active.insert(run, Active { attempt, slot, cancel });
         self.tally.attempts += 1;
-        let slot = &self.settings.slots[active.slot];
+        let slot = &self.settings.slots[slot];
         let (device, threads) = (slot.device(), slot.threads());
-        (self.observe)(Update::Started { run, attempt: active.attempt, device, threads });
+        (self.observe)(Update::Started { run, attempt, device, threads });
     }
 
     /// Settles an attempt whose worker could not be started.
     async fn stillborn(&mut self, run: RunId, attempt: u32, failure: Failure) -> Result<(), Error> {
-        let ending = Ending { exit: None, fault: Some(failure), dismissed: false };
+        let ending = Ending::stillborn(failure);
         let settled = self.settler.settle(run, attempt, &News::default(), &ending).await?;
         self.settled(run, attempt, settled).await
     }
@@ -277,11 +281,19 @@ impl<'a> Dispatcher<'a> {
                 self.pass_on(run, attempt, news);
                 Ok(())
             }
+            Message::Silent { run, since } => {
+                let attempt = self.active[&run].attempt;
+                (self.observe)(Update::Silent { run, attempt, since });
+                Ok(())
+            }
             Message::Ended { run, news, ending } => {
-                let Active { attempt, slot } = self.active[&run];
+                let attempt = self.active[&run].attempt;
                 let settled = self.settler.settle(run, attempt, &news, &ending).await?;
-                self.active.remove(&run);
-                self.free.insert(slot);
+                if let Some(Active { slot, .. }) = self.active.remove(&run) {
+                    self.free.insert(slot);
+                }
+                self.crowded = false;
+                self.untidy |= self.families.concern(run);
                 self.pass_on(run, attempt, news);
                 self.settled(run, attempt, settled).await
             }
@@ -289,6 +301,9 @@ impl<'a> Dispatcher<'a> {
     }
 
     fn pass_on(&mut self, run: RunId, attempt: u32, news: News) {
+        if let Some(epochs) = whole_epochs_saved(&news.records) {
+            self.queue.saved(run, epochs);
+        }
         for record in news.records {
             (self.observe)(Update::Event { run, attempt, event: record.event });
         }
@@ -299,8 +314,15 @@ impl<'a> Dispatcher<'a> {
         if !settled.effective {
             return self.refresh(run).await;
         }
-        let Settled { outcome, retry_in, log_tail, .. } = settled;
-        (self.observe)(Update::Settled { run, attempt, outcome: outcome.clone(), retry_in, log_tail });
+        let Settled { outcome, retry_in, log_tail, micro_batch_limit, disk_full, .. } = settled;
+        (self.observe)(Update::Settled {
+            run,
+            attempt,
+            outcome: outcome.clone(),
+            retry_in,
+            micro_batch_limit,
+            log_tail,
+        });
         match outcome {
             Outcome::Succeeded => self.succeeded(run),
             Outcome::Failed { .. } => self.failed(run, retry_in),
@@ -310,6 +332,9 @@ impl<'a> Dispatcher<'a> {
                 self.tally.interrupted += 1;
             }
             Outcome::Cancelled => self.cancelled(run),
+        }
+        if let Some(message) = disk_full {
+            self.halt(Halt::DiskFilled { message });
         }
         Ok(())
     }
@@ -350,7 +375,7 @@ impl<'a> Dispatcher<'a> {
     /// Starts nothing more. A request of the user replaces other reasons; otherwise the first reason stays.
     fn halt(&mut self, reason: Halt) {
         if self.tally.halted.is_none() || reason == Halt::Requested {
-            self.tally.halted = Some(reason);
+            self.tally.halted = Some(reason.clone());
             (self.observe)(Update::Halted { reason });
         }
     }
@@ -384,60 +409,33 @@ impl<'a> Dispatcher<'a> {
         Ok(())
     }
 
-    fn await_elsewhere(&mut self, run: RunId, attempt: u32) {
-        self.elsewhere.insert(run, Elsewhere { attempt, seen_dead: false });
-        (self.observe)(Update::Elsewhere { run, attempt });
-    }
-
-    /// Looks after the attempts in other hands: one that is found dead twice is settled, if its own scheduler has not
-    /// done that by then, and its run goes on from what the database says.
-    async fn look_elsewhere(&mut self) -> Result<(), Error> {
-        let attempts: Vec<(RunId, Elsewhere)> =
-            self.elsewhere.iter().map(|(run, other)| (*run, *other)).collect();
-        for (run, Elsewhere { attempt, seen_dead }) in attempts {
-            if !seen_dead {
-                let seen_dead = self.settler.is_dead(run, attempt)?;
-                self.elsewhere.insert(run, Elsewhere { attempt, seen_dead });
-            } else if let Finding::Settled = self.settler.settle_if_dead(run, attempt).await? {
-                self.elsewhere.remove(&run);
-                self.refresh(run).await?;
-            }
-        }
-        Ok(())
-    }
-
     fn summary(&self) -> Summary {
         let left = self.queue.census();
         let tally = Summary {
             blocked: left.blocked,
             pending: left.pending,
             elsewhere: self.elsewhere.len(),
-            ..self.tally
+            // Some are left only where they could not be settled.
+            interrupted: self.tally.interrupted + self.active.len(),
+            ..self.tally.clone()
         };
         Summary { total: self.specs.len(), ..tally }
     }
 }
 
-fn dependency(
-    state: &RunState,
-    unmet: &HashSet<RunId>,
-    specs: &HashMap<RunId, &RunSpec>,
-) -> Option<Dependency> {
-    let run = state.depends_on?;
-    match () {
-        () if unmet.contains(&run) => Some(Dependency::Unmet(run)),
-        () if specs.contains_key(&run) => Some(Dependency::Inside(run)),
-        () => None,
-    }
+fn every(period: Duration) -> Interval {
+    let mut interval = time::interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
-const fn phase(state: State) -> Phase {
-    match state {
-        State::Pending | State::Interrupted => Phase::Pending,
-        State::Running => Phase::Running,
-        State::Succeeded => Phase::Succeeded,
-        State::Failed | State::Cancelled => Phase::Failed,
-    }
+/// Returns the most whole epochs after which a checkpoint was saved.
+fn whole_epochs_saved(records: &[Record]) -> Option<u32> {
+    let epochs = |record: &Record| match record.event {
+        Event::CheckpointSaved { epochs, step: 0, .. } => Some(epochs),
+        _ => None,
+    };
+    records.iter().filter_map(epochs).max()
 }
 
 /// A supervisor ends by itself and is never aborted, so an error is its panic, which goes on here.
