@@ -9,7 +9,7 @@ use sweep_store::{At, Measured, MeasuredRun, Metric, Reader, State, SweepId};
 use crate::error::{Error, Result};
 use crate::filter::Condition;
 use crate::key::{Key, Value};
-use crate::specification::{Member, is_identity, members};
+use crate::specification::{Member, OPTIONAL, is_identity, members};
 
 /// Keys that say what an experiment is about, in the order in which tables print them.
 const MAIN: [&str; 4] = [Key::BACKBONE, Key::DATASET, Key::TARGET_EPSILON, Key::EPSILON_SCHEDULE];
@@ -342,7 +342,7 @@ impl Groups {
 
 /// Cuts the specifications into members and reads every different one once.
 fn take_apart(measured: &[MeasuredRun]) -> Result<Vec<Variants>> {
-    let mut texts: BTreeMap<&str, Texts<'_>> = BTreeMap::new();
+    let mut texts: BTreeMap<&str, Texts<'_>> = OPTIONAL.map(|name| (name, Texts::default())).into();
     for (index, run) in measured.iter().enumerate() {
         let damaged = |source| Error::Specification { run: run.id, source };
         for (name, text) in members(&run.spec).map_err(damaged)? {

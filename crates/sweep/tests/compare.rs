@@ -51,7 +51,7 @@ fn json(home: &Path, arguments: &[&str]) -> Vec<Value> {
 
 #[test]
 fn table_9_of_the_paper() {
-    let home = home(&MAIN, Images::TenThousand);
+    let home = home(&MAIN, Images::Exact);
     let pair = ["--pair", "epsilon_schedule=fixed,ramp:12-37", "--by", "target_epsilon"];
     let tests = json(home.home(), &pair);
     // Target, metric, t and p as the paper prints them; mean difference and wins recomputed from its Tables 1 and 2; W and
@@ -101,7 +101,7 @@ fn averages_agree(home: &Path, by: &str, target: &str, expected: &Averages) {
 
 #[test]
 fn tables_10_and_11_of_the_paper() {
-    let home = home(&MAIN, Images::TenThousand);
+    let home = home(&MAIN, Images::Exact);
     let home = home.home();
     averages_agree(
         home,
@@ -172,7 +172,7 @@ dataset & clean & robust & clean & robust \\
 aircraft & 7.70 & 4.80 & \textbf{73.80} & \textbf{32.00} \\
 dogs & 61.89 & \textbf{26.89} & \textbf{72.70} & 24.32 \\
 \midrule
-mean & 34.80 & 15.85 & 73.25 & 28.16 \\
+mean & 34.79 & 15.84 & 73.25 & 28.16 \\
 \bottomrule
 \end{tabular}
 ";
@@ -187,7 +187,7 @@ mean & 34.80 & 15.85 & 73.25 & 28.16 \\
 
 #[test]
 fn table_7_of_the_paper_as_a_grid_of_ramps() {
-    let home = home(&["table7"], Images::TenThousand);
+    let home = home(&["table7"], Images::Exact);
     let ramps = ["--rows", "epsilon_schedule.start", "--columns", "epsilon_schedule.end"];
     let chosen = [
         "--where",
@@ -222,7 +222,10 @@ fn the_papers_runs_agree_with_the_paper() {
         let is_own = line["source"].as_str().unwrap().contains("table1")
             || line["source"].as_str().unwrap().contains("table2");
         let difference = line["difference"].as_f64().unwrap();
-        assert!(!is_own || difference.abs() < 0.005 && line["within"] == true, "{line}");
+        // Half an image of the smallest split: 0.05 points of one accuracy, shared by the four steps of expected robustness;
+        // clean and robust accuracy are published as whole images.
+        let tolerance = if line["metric"] == "expected_robustness" { 0.05 / 4.0 } else { 0.005 };
+        assert!(!is_own || difference.abs() <= tolerance && line["within"] == true, "{line}");
     }
     // The paper has two runs of this configuration: 13.20 in Table 2, 6.50 in Tables 6 and 7.
     let cars: Vec<&Value> = lines
@@ -240,15 +243,15 @@ fn the_papers_runs_agree_with_the_paper() {
 
 #[test]
 fn what_cannot_be_compared_with_the_paper_is_named() {
-    let home = home(&["table1"], Images::TenThousand);
+    let home = home(&["table1"], Images::Exact);
     let (_, notes) = compare(home.home(), &["--paper"]);
-    assert!(notes.contains("measured on 10000 images, published on 1000"), "{notes}");
+    assert!(notes.contains("measured on 20000 images, published on 1000"), "{notes}");
     assert!(notes.contains("not compared: 60 configurations"), "{notes}");
 }
 
 #[test]
 fn wishes_that_do_not_fit_say_what_there_is() {
-    let home = home(&["table1"], Images::TenThousand);
+    let home = home(&["table1"], Images::Exact);
     for (arguments, part) in [
         (vec!["--where", "backbon=vit"], "did you mean `backbone`?"),
         (vec!["--where", "backbone=vitt"], "there is vit, swin, convnext"),
