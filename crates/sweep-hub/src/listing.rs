@@ -261,13 +261,13 @@ mod tests {
             let json = serde_json::json!({ "type": "file", "path": path, "size": size }).to_string();
             match read(&json) {
                 Ok(Some(file)) => {
-                    let link = Cache::new("/cache").link(&place(), &file.path);
-                    let inside = link.strip_prefix(Cache::new("/cache").link(&place(), "")).unwrap();
+                    let link = Cache::new(Path::new("/cache")).link(&place(), &file.path);
+                    let inside = link.strip_prefix(Cache::new(Path::new("/cache")).link(&place(), "")).unwrap();
                     let plain = |part| matches!(part, std::path::Component::Normal(_));
                     prop_assert!(inside.components().count() > 0 && inside.components().all(plain));
                 }
                 Ok(None) => prop_assert!(false, "an entry of a file is one"),
-                Err(error) => prop_assert!(matches!(error, Error::Hostile { kind: "path", .. })),
+                Err(error) => prop_assert!(matches!(error, Error::Hostile { kind: "path", .. }), "{error}"),
             }
         }
 

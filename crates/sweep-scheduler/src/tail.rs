@@ -338,7 +338,7 @@ mod tests {
             (record(&deep), "recursion limit"),
             (record(r#"{"kind":"interrupted","epochs":100001}"#), "its epoch is 100001"),
             (line(0).replace(":0,", ":18446744073709551615,"), "sequence number 18446744073709551615"),
-            (format!("{:100000}\n", 1), "it has 100000 bytes, expected at most 65536"),
+            (" ".repeat(99_999) + "1\n", "it has 100000 bytes, expected at most 65536"),
         ];
         for (number, (text, expected)) in cases.iter().enumerate() {
             let chunk = Growing::new().add(text.as_bytes());

@@ -290,7 +290,9 @@ impl Error {
 
     /// Returns the message with every cause behind it.
     pub(crate) fn with_causes(&self) -> String {
-        let texts: Vec<String> = causes(self).map(ToString::to_string).collect();
+        let mut texts: Vec<String> = causes(self).map(ToString::to_string).collect();
+        // Some errors quote their cause.
+        texts.dedup_by(|cause, error| error.ends_with(cause.as_str()));
         texts.join(": ")
     }
 }
@@ -298,7 +300,7 @@ impl Error {
 type Cause = dyn std::error::Error + 'static;
 
 /// Returns an error and everything behind it.
-fn causes<'a>(error: &'a Cause) -> impl Iterator<Item = &'a Cause> {
+fn causes(error: &Cause) -> impl Iterator<Item = &Cause> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
@@ -364,6 +366,13 @@ mod tests {
             Error::Kernel(sweep_kernels::Error::Tensor(candle_core::Error::Msg("Out of memory".into())));
         assert_eq!(kernel.class(), FailureClass::OutOfMemory);
         assert_eq!(tensor("shape mismatch").class(), FailureClass::Configuration);
+    }
+
+    #[test]
+    fn a_cause_that_is_quoted_already_is_not_repeated() {
+        let source = io::Error::other("no luck");
+        let error = Error::Data(sweep_data::Error::Io { action: "read", path: "x".into(), source });
+        assert_eq!(error.with_causes(), "the dataset failed: cannot read x: no luck");
     }
 
     #[test]

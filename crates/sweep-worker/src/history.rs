@@ -1,7 +1,8 @@
 //! What earlier attempts at the run said, read from their event files.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read as _};
 
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, Record};
@@ -10,6 +11,9 @@ use sweep_core::spec::RunId;
 
 use crate::files::names;
 use crate::{Error, Result};
+
+/// Longest line that can be an event, in bytes; real ones stay below a kilobyte.
+const LONGEST_LINE: u64 = 64 * 1024;
 
 /// Facts from earlier attempts that this one need not repeat.
 #[derive(Debug, Default)]
@@ -30,8 +34,8 @@ impl History {
             let path = home.events(run, earlier);
             // An attempt whose worker never started has no events.
             if path.exists() {
-                let text = fs::read(&path).map_err(Error::io("read", &path))?;
-                history.add(&text);
+                let file = File::open(&path).map_err(Error::io("open", &path))?;
+                history.add(BufReader::new(file)).map_err(Error::io("read", &path))?;
             }
         }
         Ok(history)
@@ -52,20 +56,71 @@ impl History {
         said.is_some() && self.epochs.get(&epoch) == said.as_ref()
     }
 
-    fn add(&mut self, text: &[u8]) {
-        // A line torn by a crash is no JSON; the work it speaks of is done again.
-        let records =
-            text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Record>(line).ok());
-        for Record { event, .. } in records {
-            match &event {
-                Event::EpochFinished { epoch, .. } => drop(self.epochs.insert(*epoch, event)),
-                Event::ModelSaved { digest, .. } => self.model = Some(digest.clone()),
-                Event::Evaluated { attack, epsilon, .. } => {
-                    let model = self.model.clone();
-                    self.evaluated.extend(model.map(|model| (model, attack.clone(), *epsilon)));
-                }
-                _ => {}
+    /// Adds the events of a file, line by line.
+    fn add(&mut self, mut lines: impl BufRead) -> io::Result<()> {
+        let (mut line, mut begins) = (Vec::new(), true);
+        loop {
+            line.clear();
+            if lines.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
             }
+            // A line torn by a crash is no JSON; the work it speaks of is done again. A longer one comes in pieces, of which
+            // none is read: the first breaks off, the others begin in the middle.
+            if begins && let Ok(record) = serde_json::from_slice(&line) {
+                self.add_record(record);
+            }
+            begins = line.ends_with(b"\n");
         }
+    }
+
+    fn add_record(&mut self, Record { event, .. }: Record) {
+        match &event {
+            Event::EpochFinished { epoch, .. } => drop(self.epochs.insert(*epoch, event)),
+            Event::ModelSaved { digest, .. } => self.model = Some(digest.clone()),
+            Event::Evaluated { attack, epsilon, .. } => {
+                let model = self.model.clone();
+                self.evaluated.extend(model.map(|model| (model, attack.clone(), *epsilon)));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(epoch: u32, correct: u32, total: u32) -> String {
+        let event = serde_json::json!({
+            "kind": "epoch_finished", "epoch": epoch, "epsilon": 0.0, "learning_rate": 0.0, "train_loss": 0.0,
+            "train_correct": 0, "train_total": 0, "clean_correct": correct, "robust_correct": 0,
+            "validation_total": total, "clean_loss": 0.0, "robust_loss": 0.0, "train_seconds": 0.0,
+            "validation_seconds": 0.0,
+        });
+        format!("{}\n", serde_json::json!({ "sequence": 0, "time_ms": 0, "event": event }))
+    }
+
+    fn read(text: &str) -> History {
+        let mut history = History::default();
+        history.add(text.as_bytes()).expect("memory can be read");
+        history
+    }
+
+    #[test]
+    fn lines_that_are_no_events_are_passed_over() {
+        let lines = [
+            epoch(0, 1, 2),
+            "[".repeat(200_000) + "\n",
+            format!("{}{}", "x".repeat(3 << 20), epoch(1, 2, 2)),
+            "\0\u{ff}\n{}\n".to_owned(),
+        ];
+        let lies = lines.concat();
+        let known = |text: &str| {
+            let mut epochs: Vec<u32> = read(text).epochs.into_keys().collect();
+            epochs.sort_unstable();
+            epochs
+        };
+        assert_eq!(known(&lies), [0]);
+        assert_eq!(known(&(lies + &epoch(1, 1, 4))), [0, 1]);
     }
 }

@@ -126,16 +126,12 @@ fn conclude(outcome: Result<()>, log: &EventLog) -> Ending {
 
 /// Ends an attempt about which nothing more can be written but the log.
 fn unrecorded(error: &Error) -> Ending {
-    match error {
-        Error::Fenced { .. } => {
-            tracing::warn!("{error}");
-            Ending::Fenced
-        }
-        _ => {
-            tracing::error!(class = error.class().label(), "not recorded: {}", error.with_causes());
-            Ending::Failed(error.exit_code())
-        }
+    if matches!(error, Error::Fenced { .. }) {
+        tracing::warn!("{error}");
+        return Ending::Fenced;
     }
+    tracing::error!(class = error.class().label(), "not recorded: {}", error.with_causes());
+    Ending::Failed(error.exit_code())
 }
 
 fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &EventLog) -> Result<()> {

@@ -21,6 +21,8 @@ use crate::{Error, Result};
 
 /// Positions kept while a run goes on: the newest, and one before it in case the newest is damaged.
 const KEPT: usize = 2;
+/// End of the names of files that a killed worker may leave: `<run>-<attempt>.tmp`.
+const UNFINISHED: &str = ".tmp";
 
 /// The checkpoints that a run may go on from, and those that it writes.
 #[derive(Clone, Debug)]
@@ -109,7 +111,7 @@ impl Checkpoints {
         let (folder, run) = (home.trajectories(), spec.id());
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let own = format!("{run}-");
-        remove_leftovers(&folder, |name| name.starts_with(&own) && name.ends_with(".tmp"))?;
+        remove_leftovers(&folder, |name| name.starts_with(&own) && name.ends_with(UNFINISHED))?;
         let probe = Probe::new(&spec.validation.attack, spec.target_epsilon);
         Ok(Self { folder, run, attempt, trajectory: spec.trajectory(), probe, shared })
     }
@@ -128,7 +130,7 @@ impl Checkpoints {
     ) -> Result<Saved> {
         let step = (position.step > 0).then_some(position.step);
         let prefix = self.trajectory[position.epoch() as usize + usize::from(step.is_some())];
-        let temporary = self.folder.join(format!("{}-{}.tmp", self.run, self.attempt));
+        let temporary = self.folder.join(format!("{}-{}{UNFINISHED}", self.run, self.attempt));
         let bytes = encode(prefix, self.run, position, tensors(model, average, optimizer)?)
             .map_err(|reason| Error::Checkpoint { path: temporary.clone(), reason })?;
         let name = CheckpointName { prefix, run: self.run, step, digest: digest_bytes(&bytes) };

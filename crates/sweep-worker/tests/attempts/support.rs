@@ -141,9 +141,12 @@ pub(crate) fn with_trades(spec: RunSpec) -> RunSpec {
 
 /// Carries a run out in attempts that each stop after `looks` micro batches, until it is complete.
 pub(crate) fn in_pieces(home: &Home, spec: &RunSpec, looks: u64) -> (u32, Vec<Event>) {
-    let mut all = Vec::new();
+    let mut all: Vec<Event> = Vec::new();
     for number in 1.. {
         let (ending, events) = attempt(home, spec, number, &Stop::after(looks));
+        // Every attempt that comes so far saves the model: the same one.
+        let is_new = |event: &Event| !matches!(event, Event::ModelSaved { .. }) || !all.contains(event);
+        let events: Vec<Event> = events.into_iter().filter(is_new).collect();
         all.extend(events);
         match ending {
             Ending::Succeeded => return (number, all),
