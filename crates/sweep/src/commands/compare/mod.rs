@@ -42,7 +42,9 @@ pub(crate) fn run(home: &Home, arguments: &CompareArgs) -> Result<Exit> {
     })?;
     let answer = answer(runs, arguments).map_err(told)?;
     printer::data(&answer.text)?;
-    answer.notes.iter().for_each(|note| printer::note(note));
+    for note in &answer.notes {
+        printer::note(note);
+    }
     Ok(Exit::Success)
 }
 
