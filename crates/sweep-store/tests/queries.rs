@@ -79,15 +79,3 @@ async fn prefixes_fit_one_run_or_say_which() {
         assert!(matches!(reader.resolve_run(wild).await, Err(Error::UnknownRun { .. })), "{wild}");
     }
 }
-
-#[test]
-fn names_of_keys_and_metrics_are_those_of_the_view() {
-    for key in Key::ALL {
-        assert_eq!(key.label().parse::<Key>(), Ok(key));
-    }
-    for metric in Metric::ALL {
-        assert_eq!(metric.label().parse::<Metric>(), Ok(metric));
-    }
-    let error = "robustness".parse::<Metric>().unwrap_err();
-    assert!(error.to_string().contains("expected_robustness"), "{error}");
-}
