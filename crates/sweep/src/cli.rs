@@ -280,7 +280,7 @@ pub(crate) struct CompareArgs {
     #[arg(long)]
     pub(crate) sweep: Option<String>,
 
-    /// Only runs that fit: KEY=VALUE[,VALUE], KEY!=VALUE, KEY>=VALUE, …; may be repeated, all must fit. `state` is a key.
+    /// Only runs that fit: `KEY=VALUE,VALUE`, `KEY!=VALUE`, `KEY>=VALUE`, …; may be repeated, all must fit. `state` is a key.
     #[arg(long = "where", value_name = "CONDITION")]
     pub(crate) conditions: Vec<Condition>,
 
