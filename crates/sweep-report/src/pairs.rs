@@ -204,7 +204,7 @@ pub fn pairs(runs: &Runs, pairing: &Pairing, by: &[Key], seeds: Seeds) -> Result
     }
     let sorter = Sorter { runs, column: &column, first, second, names: columns(runs, &names)? };
     let by_columns = columns(runs, by)?;
-    let (couples, unpaired) = sorter.couples(runs.column(&Key::new(Key::SEED))?);
+    let (couples, unpaired) = sorter.couples(&runs.column(&Key::new(Key::SEED))?);
     let without = [pairing.key.clone(), Key::new(Key::SEED)];
     let units = runs.equal_but(if folding == Seeds::Folded { &without } else { &without[..1] });
     let mut members: BTreeMap<(Vec<u32>, u32), Vec<Couple>> = BTreeMap::new();
@@ -266,7 +266,7 @@ struct Sorter<'a> {
 
 impl Sorter<'_> {
     /// Returns the couples, and what is in none, both in the order of the sweep.
-    fn couples(&self, seeds: Column) -> (Vec<Couple>, Vec<Unpaired>) {
+    fn couples(&self, seeds: &Column) -> (Vec<Couple>, Vec<Unpaired>) {
         let groups = self.runs.equal_but(std::slice::from_ref(&self.column.key));
         let mut sides = vec![(Vec::new(), Vec::new()); groups.count as usize];
         for (run, (group, value)) in groups.of.iter().zip(&self.column.of).enumerate() {
@@ -278,7 +278,7 @@ impl Sorter<'_> {
             }
         }
         let (mut couples, mut unpaired) = (Vec::new(), Vec::new());
-        let seed = std::slice::from_ref(&seeds);
+        let seed = std::slice::from_ref(seeds);
         for (first, second) in sides {
             let mut leave = |run: usize, reason| {
                 let names = values_of(&self.names, run);

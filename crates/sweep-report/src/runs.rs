@@ -22,7 +22,7 @@ const EARLY: [&str; 4] = ["epochs", "batch_size", "optimizer.learning_rate", "in
 pub struct Runs {
     metrics: Vec<Metric>,
     at: At,
-    runs: Vec<Run>,
+    list: Vec<Run>,
     members: Vec<Variants>,
 }
 
@@ -87,14 +87,14 @@ impl Runs {
             values: run.values,
         };
         let mut runs =
-            Self { metrics: metrics.to_vec(), at, runs: measured.into_iter().map(run).collect(), members };
-        runs.members.push(states(&runs.runs));
+            Self { metrics: metrics.to_vec(), at, list: measured.into_iter().map(run).collect(), members };
+        runs.members.push(states(&runs.list));
         Ok(runs)
     }
 
     /// Returns the runs, in the order of the sweep.
     pub fn runs(&self) -> &[Run] {
-        &self.runs
+        &self.list
     }
 
     /// Returns the metrics that were read.
@@ -119,16 +119,16 @@ impl Runs {
     /// # Errors
     /// Conditions on keys or values that no run has, and conditions that together leave no run.
     pub fn matching(mut self, conditions: &[Condition]) -> Result<Self> {
-        let mut kept = vec![true; self.runs.len()];
+        let mut kept = vec![true; self.list.len()];
         for condition in conditions {
             let column = self.column(condition.key())?;
             let fits = condition.fits(&column)?;
             kept.iter_mut().zip(&column.of).for_each(|(kept, value)| *kept &= fits[*value as usize]);
         }
-        if !self.runs.is_empty() && !kept.contains(&true) {
+        if !self.list.is_empty() && !kept.contains(&true) {
             return Err(Error::NothingLeft);
         }
-        retain(&mut self.runs, &kept);
+        retain(&mut self.list, &kept);
         for member in &mut self.members {
             retain(&mut member.of, &kept);
         }
@@ -190,13 +190,13 @@ impl Runs {
     /// Returns the runs in groups of equal values of all keys; keys that no run has do not count.
     pub(crate) fn groups(&self, keys: &[Key]) -> Groups {
         let columns = keys.iter().filter_map(|key| self.column(key).ok());
-        columns.fold(Groups::one(self.runs.len()), |groups, column| groups.refined(&column.of))
+        columns.fold(Groups::one(self.list.len()), |groups, column| groups.refined(&column.of))
     }
 
     /// Returns the runs in groups that are equal in everything that changes a result, but for the keys in `without` and
     /// what lies within them.
     pub(crate) fn equal_but(&self, without: &[Key]) -> Groups {
-        let mut groups = Groups::one(self.runs.len());
+        let mut groups = Groups::one(self.list.len());
         for member in self.members.iter().filter(|member| member.name != Key::STATE) {
             groups = groups.refined(&member.identities(without));
         }

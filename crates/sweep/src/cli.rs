@@ -275,6 +275,7 @@ pub(crate) struct QueryArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = COMPARE_EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct CompareArgs {
     /// Only the runs of this sweep, by name. Default: the sweep that ran last.
     #[arg(long)]

@@ -38,13 +38,13 @@ impl Tabular {
             self.columns.iter().map(|column| if column.is_number { 'r' } else { 'l' }).collect();
         text.push_str(&format!("\\begin{{tabular}}{{{alignment}}}\n\\toprule\n"));
         text.push_str(&self.titles());
-        let headings = self.columns.iter().map(|column| escape(&column.title)).collect();
-        text.push_str(&line(headings));
+        let headings = self.columns.iter().map(|column| escape(&column.title)).collect::<Vec<_>>();
+        text.push_str(&line(&headings));
         text.push_str("\\midrule\n");
-        self.rows.iter().for_each(|row| text.push_str(&line(row.clone())));
+        self.rows.iter().for_each(|row| text.push_str(&line(row)));
         if !self.last.is_empty() {
             text.push_str("\\midrule\n");
-            self.last.iter().for_each(|row| text.push_str(&line(row.clone())));
+            self.last.iter().for_each(|row| text.push_str(&line(row)));
         }
         text + "\\bottomrule\n\\end{tabular}\n"
     }
@@ -58,7 +58,7 @@ impl Tabular {
         let spanned: usize = self.spans.iter().map(|span| span.columns).sum();
         let before = self.columns.len().saturating_sub(spanned);
         let cells = std::iter::repeat_n(String::new(), before).chain(self.spans.iter().map(title));
-        let mut text = line(cells.collect());
+        let mut text = line(&cells.collect::<Vec<_>>());
         let mut first = before + 1;
         let mut rules = Vec::new();
         for span in &self.spans {
@@ -70,7 +70,7 @@ impl Tabular {
     }
 }
 
-fn line(cells: Vec<String>) -> String {
+fn line(cells: &[String]) -> String {
     format!("{} \\\\\n", cells.join(" & "))
 }
 
