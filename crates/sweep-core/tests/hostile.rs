@@ -142,7 +142,7 @@ fn what_grows_beyond_bounds_is_refused() {
         (0..1000).map(|epoch| format!("{{epoch: {epoch}, fraction: 1}}")).collect::<Vec<_>>().join(", ");
     let long = format!("{{kind: piecewise, points: [{points}]}}");
     let piecewise = SMALL.replace("{kind: fixed}", &long).replace("epochs: 10", "epochs: 1000");
-    let names = (0..5000).map(|name| format!("n{name}: {{}}, ")).collect::<String>();
+    let names = (0..5000).map(|name| format!("n{name}: {{}}")).collect::<Vec<_>>().join(", ");
     let excluded = "{backbone: nobody}, ".repeat(5000);
     let text = "x".repeat(900_000);
     let overrides = format!("overrides: [{{when: {{dataset: shapes}}, set: {{epsilon_schedule: {long}}}}}]");

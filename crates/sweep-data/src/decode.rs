@@ -86,7 +86,7 @@ pub(crate) fn decode(bytes: &[u8], exif: Exif) -> Result<Rgb, DecodeError> {
         Some(ImageFormat::Jpeg) => return decode_jpeg(bytes, exif),
         // The decoder takes memory for a row when it is made, and its own refusal does not tell the size.
         Some(ImageFormat::Png) => {
-            png_size(bytes).map_or(Ok(()), |[width, height]| check_size(width, height))?
+            png_size(bytes).map_or(Ok(()), |[width, height]| check_size(width, height))?;
         }
         Some(ImageFormat::WebP) => {}
         _ => return Err(DecodeError::Format),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use parquet::basic::Type as Physical;
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
+use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader as _, RowGroupReader};
 use parquet::file::serialized_reader::SerializedFileReader;
 use rayon::prelude::*;
@@ -343,8 +344,8 @@ impl Shard {
 
 /// Refuses numbers of rows that no dataset has: a few bytes can stand for any number of equal values.
 fn check_rows(path: &Path, reader: &SerializedFileReader<File>) -> Result<()> {
-    let groups = reader.metadata().row_groups().iter().map(|group| group.num_rows());
-    let total = groups.clone().try_fold(0_i64, |sum, rows| sum.checked_add(rows)).unwrap_or(i64::MAX);
+    let groups = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows);
+    let total = groups.clone().try_fold(0_i64, i64::checked_add).unwrap_or(i64::MAX);
     match groups.chain([total]).find(|rows| !(0..=MOST_ROWS).contains(rows)) {
         Some(rows) => Err(Error::Rows { path: path.to_owned(), rows, most: MOST_ROWS }),
         None => Ok(()),

@@ -14,7 +14,7 @@ use common::picture::png;
 use common::{Layout, NAMES, PLAIN, rows, write};
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, GrayImage, ImageEncoder as _};
-use parquet::basic::Compression;
+use parquet::basic::{Compression, ZstdLevel};
 use proptest::prelude::*;
 use sweep_core::dataset::{
     DatasetSource, DatasetSpec, Decoding, Exif, OnBadImage, SplitPolicy, ValidationPolicy,
@@ -41,8 +41,8 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step))
 }
 
-fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
-    let body = [kind, data].concat();
+fn chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [&kind, data].concat();
     [&(data.len() as u32).to_be_bytes(), &body[..], &crc32(&body).to_be_bytes()].concat()
 }
 
@@ -52,7 +52,7 @@ fn sized_png(width: u32, height: u32) -> Vec<u8> {
     let mut header = bytes[16..29].to_vec();
     header[..4].copy_from_slice(&width.to_be_bytes());
     header[4..8].copy_from_slice(&height.to_be_bytes());
-    bytes.splice(8..33, chunk(b"IHDR", &header));
+    bytes.splice(8..33, chunk(*b"IHDR", &header));
     bytes
 }
 
@@ -77,7 +77,7 @@ fn profile_bomb(side: u32) -> Vec<u8> {
         rest = &after[length + 8..];
     }
     let mut bytes = png(3);
-    bytes.splice(33..33, chunk(b"iCCP", &data));
+    bytes.splice(33..33, chunk(*b"iCCP", &data));
     bytes
 }
 
@@ -390,7 +390,7 @@ proptest! {
         let layout = [
             PLAIN,
             Layout { compression: Compression::SNAPPY, dictionary: true, label: "int32", rows_per_group: 4, nested: false },
-            Layout { compression: Compression::ZSTD(Default::default()), dictionary: true, label: "binary (STRING)", ..PLAIN },
+            Layout { compression: Compression::ZSTD(ZstdLevel::default()), dictionary: true, label: "binary (STRING)", ..PLAIN },
             Layout { rows_per_group: 2, nested: false, ..PLAIN },
         ][layout];
         let sound = written(layout, None);

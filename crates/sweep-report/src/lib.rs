@@ -5,7 +5,7 @@
 //! ([`statistics`]), [`paper`] lays them beside the published numbers.
 //!
 //! Reports: [`Material`] is everything that a report of a sweep needs, read once. [`draw`] turns it into [`Figure`]s, which are
-//! data: series, axes, labels. [`page`] and [`Figure::sheet`] draw them, and [`write`] puts page and figures into a folder.
+//! data: series, axes, labels. [`page`] and [`Figure::sheet`] draw them, and [`write()`] puts page and figures into a folder.
 
 mod chart;
 mod error;

@@ -390,7 +390,7 @@ mod tests {
         let sweep = Sweep::built_in();
         for (_, name, images) in DATASETS.into_iter().filter(|(paper, _, _)| *paper != "Imagenette") {
             let expected = sweep.dataset(name, &Nothing).unwrap().definition.expected.unwrap();
-            assert_eq!(serde_json::to_value(&expected).unwrap()["test"], images, "{name}");
+            assert_eq!(serde_json::to_value(expected).unwrap()["test"], images, "{name}");
         }
     }
 

@@ -66,7 +66,7 @@ impl Member {
     /// Returns the member as a text that is equal for members of the same result; `without` chooses keys to leave out.
     pub(crate) fn identity(&self, without: impl Fn(&str) -> bool) -> String {
         let kept = self.leaves.iter().filter(|(key, _)| is_identity(key) && !without(key));
-        kept.fold(String::new(), |text, (key, value)| text + &format!("{key}={value}\n"))
+        kept.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -40,7 +40,7 @@ fn unfinished(spec: &RunSpec, state: State) -> MeasuredRun {
 
 fn spec(backbone: &str, schedule: EpsilonSchedule, seed: u64) -> RunSpec {
     let mut spec = sample_run(seed);
-    spec.backbone.name = backbone.to_owned();
+    backbone.clone_into(&mut spec.backbone.name);
     // Names alone make no other experiment.
     spec.backbone.definition.normalization.mean = [backbone.len() as f64 / 100.0; 3];
     spec.epsilon_schedule = schedule;

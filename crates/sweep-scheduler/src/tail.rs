@@ -335,7 +335,7 @@ mod tests {
             (model("model/model.safetensors"), ""),
             (model(".."), "does not lie in the run's folder"),
             (model(""), "does not lie in the run's folder"),
-            (record(&deep), "recursion limit"),
+            (record(&deep), "is no event"),
             (record(r#"{"kind":"interrupted","epochs":100001}"#), "its epoch is 100001"),
             (line(0).replace(":0,", ":18446744073709551615,"), "sequence number 18446744073709551615"),
             (" ".repeat(99_999) + "1\n", "it has 100000 bytes, expected at most 65536"),

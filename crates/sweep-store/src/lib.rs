@@ -2,8 +2,9 @@
 //!
 //! The only crate that contains SQL. [`Store`] is the single writer of a process (the scheduler's), [`Reader`] is what
 //! everything else looks through; it opens the file read-only and cannot change it. The tables and the views that
-//! researchers query (`results`, `curves`, `accuracy_over_epsilon`, `severity`, `gates`) are described in the migrations at the top level
-//! of the repository.
+//! researchers query (`results`, `curves`, `accuracy_over_epsilon`, `severity`, `gates`) are described in the migrations
+//! at the top level of the repository. What a lost file is made again from lies beside it: [`SweepFile`] remembers sweeps,
+//! event files everything else; a [`Replacement`] takes its place.
 //!
 //! What it does not do: it decides no policy (which run comes next, what is retried), reads no event files (callers
 //! hand over parsed [`sweep_core::event::Record`]s), formats nothing, and reads the clock only in [`now_ms`].

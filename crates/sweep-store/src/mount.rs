@@ -56,18 +56,17 @@ const NETWORK: [&str; 36] = [
 /// # Errors
 /// [`Error::NetworkDatabase`].
 pub(crate) fn check_local(path: &Path) -> Result<()> {
-    match network_kind(path) {
+    // Where the system does not say, or the folder is missing (which is said by whoever opens the file), nothing is refused.
+    let (Ok(mounts), Some(real)) = (fs::read(MOUNTS), real(path)) else { return Ok(()) };
+    match network_kind(&mounts, &real) {
         Some(kind) => Err(Error::NetworkDatabase { path: path.to_owned(), kind }),
         None => Ok(()),
     }
 }
 
-/// Returns the kind of the network's file system that a file, or the folder that it would be made in, lies on. `None` for
-/// a local one, and where the system does not say.
-fn network_kind(path: &Path) -> Option<String> {
-    let mounts = fs::read(MOUNTS).ok()?;
-    let kind = kind_of(&mounts, &real(path)?)?;
-    NETWORK.contains(&kind.as_str()).then_some(kind)
+/// Returns the kind of the network's file system that an absolute path without links lies on; `None` for a local one.
+fn network_kind(mounts: &[u8], path: &Path) -> Option<String> {
+    kind_of(mounts, path).filter(|kind| NETWORK.contains(&kind.as_str()))
 }
 
 /// Follows links: SQLite makes its other files beside the file that a link leads to.
@@ -140,6 +139,29 @@ mod tests {
             ("/mnt/s/x", "fuse.sshfs"),
         ] {
             assert_eq!(kind_of(CLUSTER.as_bytes(), Path::new(path)).as_deref(), Some(kind), "{path}");
+        }
+    }
+
+    #[test]
+    fn networks_are_told_from_disks() {
+        for (path, refused) in [
+            ("/results.db", None),
+            ("/scratch/results.db", None),
+            ("/home/ada/fast/results.db", None),
+            ("/home/ada/results.db", Some("nfs4")),
+            ("/work/results.db", Some("lustre")),
+            ("/mnt/s/results.db", Some("fuse.sshfs")),
+        ] {
+            assert_eq!(network_kind(CLUSTER.as_bytes(), Path::new(path)).as_deref(), refused, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_error_says_what_to_do() {
+        let error = Error::NetworkDatabase { path: "/home/ada/results.db".into(), kind: "nfs4".to_owned() };
+        let text = error.to_string();
+        for part in ["/home/ada/results.db", "nfs4", "--database", "SWEEP_DATABASE", "sweep rebuild"] {
+            assert!(text.contains(part), "{text}");
         }
     }
 

@@ -195,7 +195,6 @@ async fn a_kill_leaves_the_old_file_or_the_new_one() {
     let others = old.others();
     assert!(others.iter().all(|name| !name.ends_with("tmp")), "{others:?}");
     assert_eq!(others.len(), 1, "{others:?} after {untouched} kills before the end");
-    println!("{untouched} of {KILLS} kills came before the end");
 }
 
 /// Waits until a child has come to one of the places that are worth a kill, or has left.

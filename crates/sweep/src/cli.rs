@@ -275,12 +275,13 @@ pub(crate) struct QueryArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = COMPARE_EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct CompareArgs {
     /// Only the runs of this sweep, by name. Default: the sweep that ran last.
     #[arg(long)]
     pub(crate) sweep: Option<String>,
 
-    /// Only runs that fit: KEY=VALUE[,VALUE], KEY!=VALUE, KEY>=VALUE, …; may be repeated, all must fit. `state` is a key.
+    /// Only runs that fit: `KEY=VALUE,VALUE`, `KEY!=VALUE`, `KEY>=VALUE`, …; may be repeated, all must fit. `state` is a key.
     #[arg(long = "where", value_name = "CONDITION")]
     pub(crate) conditions: Vec<Condition>,
 

@@ -38,13 +38,13 @@ impl Tabular {
             self.columns.iter().map(|column| if column.is_number { 'r' } else { 'l' }).collect();
         text.push_str(&format!("\\begin{{tabular}}{{{alignment}}}\n\\toprule\n"));
         text.push_str(&self.titles());
-        let headings: Vec<String> = self.columns.iter().map(|column| escape(&column.title)).collect();
+        let headings = self.columns.iter().map(|column| escape(&column.title)).collect::<Vec<_>>();
         text.push_str(&line(&headings));
         text.push_str("\\midrule\n");
-        text.extend(self.rows.iter().map(|row| line(row)));
+        self.rows.iter().for_each(|row| text.push_str(&line(row)));
         if !self.last.is_empty() {
             text.push_str("\\midrule\n");
-            text.extend(self.last.iter().map(|row| line(row)));
+            self.last.iter().for_each(|row| text.push_str(&line(row)));
         }
         text + "\\bottomrule\n\\end{tabular}\n"
     }

@@ -246,7 +246,7 @@ fn nothing_is_made_again_while_somebody_works() {
     let (_, err) = expect(&sweep(home, &["rebuild"]), 1);
     assert!(err.contains("somebody is alive in attempt 1 of run"), "{err}");
     assert!(!home.join("results.db.before-rebuild-1").exists());
-    kill(Pid::from_raw(running.id() as i32), Signal::SIGINT).unwrap();
+    kill(Pid::from_raw(running.id() as i32), Signal::SIGTERM).unwrap();
     running.wait().unwrap();
     expect(&sweep(home, &["rebuild"]), 0);
     let states = query(home, "SELECT state, count(*) AS runs FROM runs GROUP BY state");

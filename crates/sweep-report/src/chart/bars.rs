@@ -13,7 +13,7 @@ const BAR: u32 = 14;
 /// Gap between groups, in units.
 const GAP: u32 = 10;
 /// Names are cut at this width, in units.
-const NAMES: f64 = 110.0;
+const NAMES: f64 = 124.0;
 /// Part of a bar's room that it fills.
 const FILL: f64 = 0.84;
 

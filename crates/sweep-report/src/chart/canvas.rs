@@ -79,6 +79,9 @@ impl<'a> Canvas<'a> {
 
     /// Writes text whose `anchor` is at a point in units.
     fn text(&mut self, words: &Words<'_>, (x, y): (f64, f64), turned: bool) {
+        if words.text.is_empty() {
+            return;
+        }
         let size = words.size;
         let anchor = match words.anchor.0 {
             HPos::Left => "start",
@@ -381,7 +384,8 @@ impl DrawingBackend for Canvas<'_> {
         text: &str,
         style: &T,
     ) -> Result<(u32, u32), DrawingErrorKind<Infallible>> {
-        let size = style.size().round() as u32;
-        Ok((text::width(text, size).ceil() as u32, size))
+        let tenths = f64::from(TENTHS);
+        let size = (style.size() / tenths).round() as u32;
+        Ok(((text::width(text, size) * tenths).ceil() as u32, size * TENTHS))
     }
 }

@@ -5,21 +5,22 @@ use std::convert::Infallible;
 use plotters::chart::{ChartBuilder, ChartContext, LabelAreaPosition};
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
-use plotters::coord::ranged1d::{BoldPoints, DefaultFormatting, KeyPointHint, Ranged};
-use plotters::coord::types::RangedCoordi32;
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea as _};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color as _, FontFamily, FontStyle, IntoFont as _, RGBColor, TextStyle};
 
 use super::canvas::{Canvas, Hint, Mark, Place, Shape, TENTHS};
 use super::palette::{FAINT, GRID, INK};
-use super::text::{NORMAL, SMALL, fitted};
+use super::text::{NORMAL, ROOM, SMALL, fitted};
 use super::{Axis, Body, Panel, Point, Series, Trace, WIDTH, bars, heat};
 use crate::error::{Error, Result};
 use crate::fold::evenly;
 
 /// Where the chart begins below the title.
 const TOP: u32 = 24;
+/// Room at the left edge: letters are higher than plotters reckons.
+const EDGE: u32 = 4;
 /// Room at the right edge, for half a label.
 const RIGHT: u32 = 14;
 /// Room for the labels of the x axis and its quantity.
@@ -30,8 +31,10 @@ const LEFT: u32 = 48;
 const HEIGHT: u32 = 232;
 /// Height of a line of notes.
 const NOTE: u32 = 14;
+/// Gap between the chart and its notes.
+const NOTES: u32 = 8;
 /// Labels of an axis, at most.
-const LABELS: usize = 6;
+const LABELS: i32 = 7;
 /// Points that a line is drawn through, at most.
 const POINTS: usize = 240;
 /// Markers of a line, at most.
@@ -46,13 +49,17 @@ pub(crate) type Plot<'a, 'b> = ChartContext<'a, Canvas<'b>, Cartesian2d<Scale, S
 
 /// Returns the height of a panel, in units.
 pub(crate) fn height(panel: &Panel) -> u32 {
-    let notes = panel.notes.len() as u32 * NOTE;
-    notes
+    notes(panel)
         + match &panel.body {
             Body::Lines { .. } => HEIGHT,
             Body::Bars { groups, .. } => TOP + bars::height(groups) + BOTTOM,
             Body::Heat { rows, .. } => TOP + heat::height(rows.len()) + BOTTOM,
         }
+}
+
+/// Returns the room that notes need, in units.
+fn notes(panel: &Panel) -> u32 {
+    if panel.notes.is_empty() { 0 } else { NOTES + panel.notes.len() as u32 * NOTE }
 }
 
 /// Draws a panel and returns its SVG elements, for a canvas of [`WIDTH`] × [`height`].
@@ -73,14 +80,13 @@ pub(crate) fn draw(panel: &Panel, place: Place) -> Result<String> {
 
 /// Draws title and notes.
 fn around(root: &Area<'_>, panel: &Panel) -> Result<(), Fault> {
-    let room = f64::from(WIDTH) - 16.0;
     let normal = style(NORMAL, INK);
     let bold = TextStyle { font: normal.font.style(FontStyle::Bold), ..normal };
-    root.draw_text(&fitted(&panel.title, NORMAL, room), &bold, (80, 40))?;
+    root.draw_text(&fitted(&panel.title, NORMAL, ROOM), &bold, (80, 40))?;
     let first = height(panel) - panel.notes.len() as u32 * NOTE;
     for (line, note) in (0..).zip(&panel.notes) {
         let at = (80, ((first + line * NOTE) * TENTHS) as i32);
-        root.draw_text(&fitted(note, SMALL, room), &style(SMALL, FAINT), at)?;
+        root.draw_text(&fitted(note, SMALL, ROOM), &style(SMALL, FAINT), at)?;
     }
     Ok(())
 }
@@ -99,7 +105,7 @@ pub(crate) struct Margins {
 
 impl Margins {
     pub(crate) fn of(panel: &Panel, left: u32) -> Self {
-        Self { left, notes: panel.notes.len() as u32 * NOTE }
+        Self { left, notes: notes(panel) }
     }
 }
 
@@ -112,9 +118,10 @@ pub(crate) fn frame<'a, 'b>(
 ) -> Result<Plot<'a, 'b>, Fault> {
     let mut plot = ChartBuilder::on(root)
         .margin_top(TOP * TENTHS)
+        .margin_left(EDGE * TENTHS)
         .margin_right(RIGHT * TENTHS)
         .margin_bottom(margins.notes * TENTHS)
-        .set_label_area_size(LabelAreaPosition::Left, margins.left * TENTHS)
+        .set_label_area_size(LabelAreaPosition::Left, (margins.left - EDGE) * TENTHS)
         .set_label_area_size(LabelAreaPosition::Bottom, BOTTOM * TENTHS)
         .build_cartesian_2d(scale(x), scale(y))?;
     let (label, quantity) = (style(SMALL, FAINT), style(SMALL, INK));
@@ -172,10 +179,12 @@ fn scale(axis: &Axis) -> Scale {
     Scale { low: axis.low, high: axis.high, ticks }
 }
 
-/// Returns whole numbers within a range at even distances, about five.
+/// Returns the multiples of 1, 2 or 5 times a power of ten within a range: of the smallest step that gives few labels.
 pub(crate) fn ticks(low: f64, high: f64) -> Vec<i32> {
     let (first, last) = (low.ceil() as i32, high.floor() as i32);
-    if first >= last { vec![first] } else { RangedCoordi32::from(first..last).key_points(BoldPoints(LABELS)) }
+    let steps = (0..9).flat_map(|power| [1, 2, 5].map(|step| step * 10_i32.pow(power)));
+    let step = steps.into_iter().find(|step| (last - first) / step < LABELS).unwrap_or(i32::MAX);
+    (first..=last).filter(|tick| tick % step == 0).collect()
 }
 
 fn lines(root: &Area<'_>, panel: &Panel, axes: (&Axis, &Axis), series: &[Series]) -> Result<(), Fault> {
@@ -199,7 +208,10 @@ fn below(series: &Series) -> Vec<Mark> {
         let corners = area_below(&series.points, end);
         marks.push(Mark::new(corners, Shape::Area(series.style, 0.16)));
     }
-    if series.points.len() > 1 && series.points.iter().any(|point| point.deviation > 0.0) {
+    if series.trace != Trace::None
+        && series.points.len() > 1
+        && series.points.iter().any(|point| point.deviation > 0.0)
+    {
         let upper = series.points.iter().map(|point| (point.x, point.y + point.deviation));
         let lower = series.points.iter().rev().map(|point| (point.x, point.y - point.deviation));
         marks.push(Mark::new(upper.chain(lower).collect(), Shape::Area(series.style, 0.2)));
@@ -279,7 +291,7 @@ mod tests {
         fn few_ticks_on_every_axis(low in -50..50_i32, length in 1..3_000_i32) {
             let (low, high) = (f64::from(low), f64::from(low + length));
             let ticks = ticks(low, high);
-            prop_assert!(!ticks.is_empty() && ticks.len() <= LABELS);
+            prop_assert!(!ticks.is_empty() && ticks.len() <= LABELS as usize);
             prop_assert!(ticks.iter().all(|tick| (low..=high).contains(&f64::from(*tick))));
         }
     }

@@ -15,6 +15,7 @@ mod text;
 
 pub(crate) use palette::{CURVES, stylesheet};
 pub(crate) use sheet::{panel_svg, swatch_svg};
+pub(crate) use text::in_lines;
 
 use sweep_core::spec::RunId;
 
@@ -36,8 +37,8 @@ pub struct Figure {
     pub legend: Vec<Entry>,
     /// At least one.
     pub panels: Vec<Panel>,
-    /// Panels side by side in the figure's own file.
-    pub columns: usize,
+    /// Whether three panels each belong side by side.
+    pub in_threes: bool,
 }
 
 /// A line of the legend.

@@ -83,7 +83,7 @@ struct Placed {
 impl Figure {
     /// Returns the figure as an SVG file, dark on white, for papers and slides. The same figure gives the same bytes.
     pub fn sheet(&self) -> Result<String> {
-        let columns = self.columns.clamp(1, self.panels.len().max(1));
+        let columns = if self.in_threes { 3 } else { columns(self.panels.len()) };
         let wide = columns as u32 * (WIDTH + BETWEEN) - BETWEEN + 2 * MARGIN;
         let (mut parts, mut y) = self.legend_at(f64::from(wide), f64::from(MARGIN));
         for row in self.panels.chunks(columns) {
@@ -117,8 +117,15 @@ impl Figure {
             parts.push(Placed { at: (x, y), elements: swatch_and_label(entry, room - 40.0) });
             x += needed + GAP;
         }
-        (parts, y + f64::from(LINE) + 6.0)
+        let below = if self.legend.is_empty() { 0.0 } else { f64::from(LINE) + 6.0 };
+        (parts, y + below)
     }
+}
+
+/// Returns how many panels stand side by side: of three to five, the number that leaves the fewest places empty.
+pub(super) fn columns(panels: usize) -> usize {
+    let empty = |columns: &usize| panels.next_multiple_of(*columns) - panels;
+    if panels <= 5 { panels.max(1) } else { [5, 4, 3].into_iter().min_by_key(empty).unwrap_or(3) }
 }
 
 fn swatch_and_label(entry: &Entry, room: f64) -> String {

@@ -44,14 +44,17 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
         caption,
         legend: Vec::new(),
         panels: maps.iter().map(panel).collect(),
-        columns: 3,
+        in_threes: false,
     })
 }
+
+/// A run with a ramp, its ends, and its expected robustness.
+type Measured<'a> = ((u32, u32), &'a Run, f64);
 
 fn cells(runs: Vec<&Run>) -> Vec<((u32, u32), Cell)> {
     let with_value =
         runs.into_iter().filter_map(|run| Some((run.ramp?, run, run.result.expected_robustness?)));
-    let cell = |(ramp, runs): ((u32, u32), Vec<((u32, u32), &Run, f64)>)| {
+    let cell = |(ramp, runs): ((u32, u32), Vec<Measured<'_>>)| {
         let value = percent(Spread::of(runs.iter().map(|(_, _, value)| *value))?.mean);
         Some((ramp, Cell { value, run: runs[0].1.result.id }))
     };

@@ -47,7 +47,7 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
         caption: caption(&settings) + &names.left_out("schedules"),
         legend: names.entries(|style| Swatch::Line(style, true)),
         panels: curves.into_iter().map(panel).collect(),
-        columns: 5,
+        in_threes: false,
     })
 }
 

@@ -25,7 +25,7 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
         caption,
         legend: names.entries(|style| Swatch::Line(style, true)),
         panels: panels(curves, &y),
-        columns: 3,
+        in_threes: false,
     })
 }
 

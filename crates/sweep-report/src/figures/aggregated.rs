@@ -44,8 +44,8 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
     }
     let mut panels = Vec::new();
     for (target, settings) in &by_target {
-        for (what, key) in [("backbone", subject as fn(&&Setting<'_>) -> String), ("dataset", dataset)] {
-            let groups = grouped(settings, key);
+        for (what, key) in [("backbone", subject as fn(&Setting<'_>) -> String), ("dataset", dataset)] {
+            let groups = grouped(settings, |setting| key(setting));
             panels.extend(METRICS.map(|metric| panel(*target, what, metric, &groups)));
         }
     }
@@ -57,15 +57,15 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
         caption: caption(&by_target, &names) + &names.left_out("schedules"),
         legend: names.entries(Swatch::Bar),
         panels,
-        columns: 3,
+        in_threes: true,
     })
 }
 
-fn subject(setting: &&Setting<'_>) -> String {
+fn subject(setting: &Setting<'_>) -> String {
     setting.subject.clone()
 }
 
-fn dataset(setting: &&Setting<'_>) -> String {
+fn dataset(setting: &Setting<'_>) -> String {
     setting.dataset.clone()
 }
 

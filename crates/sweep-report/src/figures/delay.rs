@@ -35,7 +35,7 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
         caption,
         legend: names.entries(|style| Swatch::Line(style, true)),
         panels: panels(curves, &y),
-        columns: 3,
+        in_threes: false,
     })
 }
 
@@ -46,7 +46,7 @@ fn growth(series: &[&Series]) -> String {
         Spread::of(values.map(|point| point.y)).filter(|spread| spread.n == series.len())
     };
     let mut shared = series[0].points.iter().filter_map(|point| Some((point.x, mean_at(point.x)?.mean)));
-    let (Some(first), Some(last)) = (shared.next(), shared.last()) else {
+    let (Some(first), Some(last)) = (shared.next(), shared.next_back()) else {
         return format!("{}.", counted(series.len(), "curve"));
     };
     format!(

@@ -1,7 +1,7 @@
 //! The paper's figures from the runs of a sweep, one file a figure: pure functions from [`Material`] to [`Figure`].
 //!
 //! Seeds are folded into a mean with a band of one sample standard deviation. Runs that differ in anything but the seed never
-//! share a point (see [`Run::variant`]). A figure that the runs at hand cannot fill is left out, with the reason.
+//! share a point (see [`crate::ReportedRun`]). A figure that the runs at hand cannot fill is left out, with the reason.
 
 mod ablation;
 mod accuracy_over_radius;

@@ -37,7 +37,7 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
         caption,
         legend: names.entries(|style| Swatch::Line(style, false)),
         panels: curves.into_iter().map(panel).collect(),
-        columns: 3,
+        in_threes: false,
     })
 }
 

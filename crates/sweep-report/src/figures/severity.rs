@@ -5,7 +5,7 @@ use sweep_core::metrics::pearson;
 use super::accuracy_over_target::curves;
 use super::shared::{Names, datasets, largest, onset_words, percent};
 use super::{Plan, Reason};
-use crate::chart::{Axis, Body, Figure, Panel, Point, Series, Swatch, Trace};
+use crate::chart::{Axis, Body, Figure, Panel, Point, Series, Swatch, Trace, in_lines};
 use crate::material::{Material, Onset};
 
 pub(super) const PLAN: Plan = Plan {
@@ -13,9 +13,6 @@ pub(super) const PLAN: Plan = Plan {
     title: "Final clean validation accuracy over the delay, a point a target epsilon",
     draw,
 };
-
-/// Correlations of one line of notes.
-const A_LINE: usize = 3;
 
 /// A panel's points with their correlations.
 struct Scatter {
@@ -50,7 +47,7 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
         caption,
         legend: names.entries(Swatch::Marker),
         panels: scatters.into_iter().map(panel).collect(),
-        columns: 3,
+        in_threes: false,
     })
 }
 
@@ -85,11 +82,16 @@ fn correlation(points: &[Point]) -> Option<f64> {
 
 fn notes(series: &[Series], correlations: &[Option<f64>]) -> Vec<String> {
     let text = |(series, correlation): (&Series, &Option<f64>)| match correlation {
-        Some(correlation) => format!("{} r = {correlation:.2}", series.label).replace('-', "−"),
-        None => format!("{} r undefined", series.label),
+        Some(correlation) => format!("{}: r = {}", series.label, signed(*correlation)),
+        None => format!("{}: r undefined", series.label),
     };
     let texts: Vec<String> = series.iter().zip(correlations).map(text).collect();
-    texts.chunks(A_LINE).map(|line| line.join(", ")).collect()
+    in_lines(&texts)
+}
+
+/// Writes a correlation with a true minus sign.
+fn signed(correlation: f64) -> String {
+    format!("{correlation:.2}").replace('-', "−")
 }
 
 fn caption(scatters: &[Scatter]) -> String {
@@ -99,8 +101,10 @@ fn caption(scatters: &[Scatter]) -> String {
         known.iter().fold((1.0_f64, -1.0_f64), |(low, high), value| (low.min(*value), high.max(*value)));
     let negative = known.iter().filter(|value| **value < 0.0).count();
     format!(
-        "Pearson's correlation of delay and final accuracy lies between {low:.2} and {high:.2}, and is negative for {negative} \
+        "Pearson's correlation of delay and final accuracy lies between {} and {}, and is negative for {negative} \
          of {} series.",
+        signed(low),
+        signed(high),
         known.len()
     )
 }

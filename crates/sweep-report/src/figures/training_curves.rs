@@ -41,8 +41,14 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
         caption: caption(material, &names) + &names.left_out("schedules"),
         legend: legend(&names),
         panels: panels(curves, "validation accuracy (%)"),
-        columns: 5,
+        in_threes: false,
     })
+}
+
+/// Returns whether each curve of a schedule is of robust accuracy. Standard fine-tuning is validated at its own target, 0, where
+/// robust accuracy is clean accuracy.
+fn kinds(schedule: &str) -> &'static [bool] {
+    if schedule == "standard" { &[false] } else { &[false, true] }
 }
 
 const fn style(place: usize, is_robust: bool) -> Style {
@@ -51,10 +57,12 @@ const fn style(place: usize, is_robust: bool) -> Style {
 
 fn legend(names: &Names) -> Vec<Entry> {
     let entry = |(place, name): (usize, &str)| {
-        [false, true].map(|is_robust| Entry {
+        let kinds = kinds(name).iter();
+        let entries = kinds.map(|&is_robust| Entry {
             label: format!("{name}, {}", if is_robust { "robust" } else { "clean" }),
             swatch: Swatch::Line(style(place, is_robust), true),
-        })
+        });
+        entries.collect::<Vec<Entry>>()
     };
     names.drawn().enumerate().flat_map(entry).collect()
 }
@@ -63,23 +71,28 @@ fn series(runs: Vec<&Run>, names: &Names) -> Vec<Series> {
     let by_schedule = grouped(runs, |run| run.schedule().to_owned());
     let both = by_schedule.into_iter().filter_map(|(schedule, runs)| {
         let place = names.place(&schedule)?;
-        Some([false, true].map(|is_robust| {
-            let values = runs.iter().flat_map(|run| {
-                let value = move |clean, robust| percent(if is_robust { robust } else { clean });
-                run.curve
-                    .iter()
-                    .map(move |point| (f64::from(point.epoch), value(point.clean, point.robust), *run))
-            });
-            Series {
-                label: format!("{schedule}, {}", if is_robust { "robust" } else { "clean" }),
-                style: style(place, is_robust),
-                points: fold(values),
-                trace: Trace::Straight,
-                markers: true,
-                shaded_to: None,
-                onset: None,
-            }
-        }))
+        Some(
+            kinds(&schedule)
+                .iter()
+                .map(|&is_robust| {
+                    let values = runs.iter().flat_map(|run| {
+                        let value = move |clean, robust| percent(if is_robust { robust } else { clean });
+                        run.curve.iter().map(move |point| {
+                            (f64::from(point.epoch), value(point.clean, point.robust), *run)
+                        })
+                    });
+                    Series {
+                        label: format!("{schedule}, {}", if is_robust { "robust" } else { "clean" }),
+                        style: style(place, is_robust),
+                        points: fold(values),
+                        trace: Trace::Straight,
+                        markers: true,
+                        shaded_to: None,
+                        onset: None,
+                    }
+                })
+                .collect::<Vec<Series>>(),
+        )
     });
     both.flatten().filter(|series| !series.points.is_empty()).collect()
 }
@@ -91,12 +104,12 @@ fn caption(material: &Material, names: &Names) -> String {
         let last: Vec<(f64, f64)> = last.map(|point| (point.clean, point.robust)).collect();
         let clean = Spread::of(last.iter().map(|(clean, _)| *clean))?;
         let robust = Spread::of(last.iter().map(|(_, robust)| *robust))?;
-        Some(format!(
-            "{:.1} % clean and {:.1} % robust with {name} ({})",
-            percent(clean.mean),
-            percent(robust.mean),
-            counted(clean.n, "run")
-        ))
+        let robust = if kinds(name).len() > 1 {
+            format!(" and {:.1} % robust", percent(robust.mean))
+        } else {
+            String::new()
+        };
+        Some(format!("{:.1} % clean{robust} with {name} ({})", percent(clean.mean), counted(clean.n, "run")))
     };
     let means: Vec<String> = names.drawn().filter_map(finished).collect();
     if means.is_empty() {

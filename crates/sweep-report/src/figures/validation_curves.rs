@@ -40,7 +40,7 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
         caption: caption(&curves, onset) + &names.left_out("target epsilons"),
         legend,
         panels: panels(curves, "clean validation accuracy (%)"),
-        columns: 4,
+        in_threes: false,
     })
 }
 

@@ -50,7 +50,9 @@ pub(super) fn table(material: &Material) -> String {
     let blocks = blocks(&schedules, is_long, !standard.is_empty());
     let mut rows = rows(if robust.is_empty() { &standard } else { &robust }, is_long);
     if !robust.is_empty() {
-        rows.iter_mut().for_each(|(_, runs)| add_standard(runs, &standard));
+        for (_, runs) in &mut rows {
+            add_standard(runs, &standard);
+        }
     }
     let listed: HashSet<RunId> = material.runs.iter().take(LISTED).map(|run| run.result.id).collect();
     let mut table = head(&blocks, is_long);

@@ -8,7 +8,7 @@ mod table;
 
 use sweep_core::spec::RunId;
 
-use crate::chart::{Figure, panel_svg, stylesheet, swatch_svg};
+use crate::chart::{Entry, Figure, panel_svg, stylesheet, swatch_svg};
 use crate::error::Result;
 use crate::escape::escape;
 use crate::figures::Drawn;
@@ -79,29 +79,37 @@ fn style() -> String {
 }
 
 fn figures(drawn: &Drawn) -> Result<String> {
-    let mut text = String::new();
+    if drawn.figures.is_empty() {
+        let why = "No figure can be drawn from the runs at hand; the end of this page says why.";
+        return Ok(format!(
+            "<p>{why}</p>
+"
+        ));
+    }
+    let mut text = "<p class=\"note\">Points are means over the seeds, bands one sample standard deviation to each side. Panels \
+        of a figure have the same axes. Every point leads to the (first) run behind it.</p>
+"
+        .to_owned();
     for figure in &drawn.figures {
         text.push_str(&one_figure(figure)?);
-    }
-    if text.is_empty() {
-        text.push_str(
-            "<p>No figure can be drawn from the runs at hand; the end of this page says why.</p>\n",
-        );
     }
     Ok(text)
 }
 
 fn one_figure(figure: &Figure) -> Result<String> {
     let mut text = format!(
-        "<figure id=\"{0}\"><h3>{1} <span class=\"faint\">({2} of the paper)</span></h3>\n<ul class=\"legend\">",
+        "<figure id=\"{0}\"><h3>{1} <span class=\"faint\">({2} of the paper)</span></h3>\n",
         figure.name,
         escape(figure.title),
         figure.reference
     );
-    for entry in &figure.legend {
-        text.push_str(&format!("<li>{}{}</li>", swatch_svg(entry.swatch), escape(&entry.label)));
+    if !figure.legend.is_empty() {
+        let entry = |entry: &Entry| format!("<li>{}{}</li>", swatch_svg(entry.swatch), escape(&entry.label));
+        let entries: String = figure.legend.iter().map(entry).collect();
+        text.push_str(&format!("<ul class=\"legend\">{entries}</ul>\n"));
     }
-    text.push_str("</ul>\n<div class=\"panels\">\n");
+    let class = if figure.in_threes { "panels wide" } else { "panels" };
+    text.push_str(&format!("<div class=\"{class}\">\n"));
     for panel in &figure.panels {
         text.push_str(&panel_svg(panel)?);
         text.push('\n');

@@ -42,9 +42,10 @@ impl Cell {
         Self { id: Some(id), ..self }
     }
 
-    fn written(&self) -> String {
+    /// Writes the cell; `begins` says that a group of columns begins with it.
+    fn written(&self, begins: bool) -> String {
         let id = self.id.as_ref().map_or_else(String::new, |id| format!(" id=\"{}\"", escape(id)));
-        let class = if self.is_number { " class=\"n\"" } else { "" };
+        let class = class(self.is_number, begins);
         let hint =
             if self.hint.is_empty() { String::new() } else { format!(" title=\"{}\"", escape(&self.hint)) };
         format!("<td{id}{class}{hint}>{}</td>", self.html)
@@ -77,6 +78,19 @@ impl Table {
         Self { columns: columns.iter().map(|&name| name.to_owned()).collect(), ..Self::default() }
     }
 
+    /// Returns for every column whether a group, but the first, begins with it.
+    fn beginnings(&self) -> Vec<bool> {
+        let mut begins = vec![false; self.columns.len()];
+        let mut next = 0;
+        for Heading { columns, .. } in &self.above {
+            if next > 0 {
+                begins[next] = true;
+            }
+            next += columns;
+        }
+        begins
+    }
+
     /// Returns the table in a box of its own, which scrolls where the page is narrower.
     pub(super) fn written(&self) -> String {
         let mut html = "<div class=\"scroll\" tabindex=\"0\"><table><thead>".to_owned();
@@ -88,17 +102,18 @@ impl Table {
             html.push_str("</tr>");
         }
         html.push_str("<tr>");
+        let begins = self.beginnings();
         for (index, name) in self.columns.iter().enumerate() {
             let is_number = self.rows.iter().any(|row| row[index].is_number);
-            let class = if is_number { " class=\"n\"" } else { "" };
+            let class = class(is_number, begins[index]);
             html.push_str(&format!("<th scope=\"col\"{class}>{}</th>", escape(name)));
         }
         html.push_str("</tr></thead>\n<tbody>\n");
-        push_rows(&mut html, &self.rows);
+        push_rows(&mut html, &self.rows, &begins);
         html.push_str("</tbody>");
         if !self.footer.is_empty() {
             html.push_str("<tfoot>\n");
-            push_rows(&mut html, &self.footer);
+            push_rows(&mut html, &self.footer, &begins);
             html.push_str("</tfoot>");
         }
         html.push_str("</table></div>\n");
@@ -106,10 +121,19 @@ impl Table {
     }
 }
 
-fn push_rows(html: &mut String, rows: &[Vec<Cell>]) {
+const fn class(is_number: bool, begins: bool) -> &'static str {
+    match (is_number, begins) {
+        (true, true) => " class=\"n g\"",
+        (true, false) => " class=\"n\"",
+        (false, true) => " class=\"g\"",
+        (false, false) => "",
+    }
+}
+
+fn push_rows(html: &mut String, rows: &[Vec<Cell>], begins: &[bool]) {
     for row in rows {
         html.push_str("<tr>");
-        row.iter().for_each(|cell| html.push_str(&cell.written()));
+        row.iter().zip(begins).for_each(|(cell, begins)| html.push_str(&cell.written(*begins)));
         html.push_str("</tr>\n");
     }
 }

@@ -54,15 +54,22 @@ impl Resolve for NoFiles {
 }
 
 impl Fake {
-    /// Carries out a sweep file; `fate` says what becomes of each run.
-    pub(crate) fn new(yaml: &str, classes: u32, fate: impl Fn(usize, &RunSpec) -> Fate) -> Self {
+    /// Carries out a sweep file; `alter` makes specifications that no sweep file gives, `fate` says what becomes of each run.
+    pub(crate) fn new(
+        yaml: &str,
+        classes: u32,
+        alter: impl Fn(&mut RunSpec),
+        fate: impl Fn(usize, &RunSpec) -> Fate,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let store = runtime.block_on(Store::open(folder.path().join("results.db"))).unwrap();
         let fake = Self { folder, runtime, store, classes };
         let sweep = Sweep::parse(yaml.as_bytes(), &[]).unwrap();
-        let grid = sweep.expand(&NoFiles).unwrap();
-        let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(id, spec)| (*id, spec)).collect();
+        let mut specs: Vec<RunSpec> =
+            sweep.expand(&NoFiles).unwrap().runs.into_iter().map(|(_, spec)| spec).collect();
+        specs.iter_mut().for_each(alter);
+        let runs: Vec<(RunId, &RunSpec)> = specs.iter().map(|spec| (spec.id(), spec)).collect();
         let registering = fake.store.register_sweep(&sweep.name, yaml, &runs, NOW);
         fake.runtime.block_on(registering).unwrap();
         for (index, (run, spec)) in runs.into_iter().enumerate() {
@@ -134,7 +141,7 @@ fn started(run: RunId, attempt: u32) -> Event {
         run,
         attempt,
         pid: 1,
-        host: "node-1".to_owned(),
+        host: "<node>".to_owned(),
         device: "cpu".to_owned(),
         threads: 2,
         version: "0.1.0".to_owned(),

@@ -56,9 +56,10 @@ impl Census {
 
     fn count_sweeps(&mut self, home: &Home) {
         for name in self.names(&home.sweeps()) {
+            let path = home.sweeps().join(name);
             // Others are halves that a killed process left.
-            if name.ends_with(".json") {
-                match SweepFile::read(&home.sweeps().join(name)) {
+            if path.extension().is_some_and(|extension| extension == "json") {
+                match SweepFile::read(&path) {
                     Ok(sweep) => self.sweeps.push(sweep),
                     Err(error) => self.problems.push(with_cause(&error)),
                 }

@@ -1,6 +1,6 @@
 //! Which checkpoints stay.
 //!
-//! The decision ([`plan`]) is pure; [`collect`] looks, decides and deletes. What is kept:
+//! The decision ([`plan()`]) is pure; [`collect`] looks, decides and deletes. What is kept:
 //!
 //! - of a run that is running: everything that it wrote, because its worker looks after that itself;
 //! - for each run that may go on (pending, running, interrupted, failed): the two deepest files of its trajectory, whoever

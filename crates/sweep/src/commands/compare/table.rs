@@ -196,7 +196,7 @@ impl Table<'_> {
             notes.push("[low, high]: Wilson's 95 % interval of an accuracy of a single run".to_owned());
         }
         if !self.pivot.mixed.is_empty() {
-            let keys: Vec<&str> = self.pivot.mixed.iter().map(|key| key.label()).collect();
+            let keys: Vec<&str> = self.pivot.mixed.iter().map(sweep_report::Key::label).collect();
             notes.push(format!(
                 "warning: cells mix runs that differ in {}; add them with --rows",
                 keys.join(", ")
