@@ -337,7 +337,7 @@ mod tests {
             (model(""), "does not lie in the run's folder"),
             (record(&deep), "is no event"),
             (record(r#"{"kind":"interrupted","epochs":100001}"#), "its epoch is 100001"),
-            (line(0).replace(":0,", ":18446744073709551615,"), "sequence number 18446744073709551615"),
+            (line(0).replacen(":0,", ":18446744073709551615,", 1), "sequence number 18446744073709551615"),
             (" ".repeat(99_999) + "1\n", "it has 100000 bytes, expected at most 65536"),
         ];
         for (number, (text, expected)) in cases.iter().enumerate() {

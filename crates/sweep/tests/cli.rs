@@ -175,7 +175,7 @@ fn a_grid_runs_once_and_every_verb_sees_it() {
     workspace.script(&Script::always(complete()));
     let out = expect(&run_fake(home, &file, &[]), 0);
     let table: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(table[1], ["shapes", "80.0", "40.0", "60.0", "80.0", "40.0", "60.0"], "{out}");
+    assert_eq!(table[1], ["shapes", "80.00*", "40.00*", "60.00*", "80.00*", "40.00*", "60.00*"], "{out}");
 
     let again = run_fake(home, &file, &[]);
     expect(&again, 0);
@@ -198,7 +198,11 @@ fn a_grid_runs_once_and_every_verb_sees_it() {
     assert_eq!(expect(&sweep(home, &["export"]), 0).lines().count(), 5);
     let compared =
         expect(&sweep(home, &["compare", "--rows", "dataset", "--metric", "delay", "--format", "csv"]), 0);
-    assert_eq!(compared, "dataset,fixed delay,ramp 1-2 delay\nshapes,2.0,2.0\nblobs,2.0,2.0\n");
+    assert_eq!(
+        compared,
+        "dataset,fixed delay,fixed delay sd,fixed delay n,ramp 1-2 delay,ramp 1-2 delay sd,ramp 1-2 delay n\n\
+         shapes,2.0,,1,2.0,,1\nblobs,2.0,,1,2.0,,1\n"
+    );
     let markdown = expect(&sweep(home, &["compare", "--format", "markdown"]), 0);
     assert!(markdown.starts_with("| dataset | fixed clean |"), "{markdown}");
 
