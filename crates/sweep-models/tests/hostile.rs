@@ -288,6 +288,7 @@ fn configurations_beyond_any_machine_are_refused_before_they_have_memory() {
     }
     let deep = format!(r#""depth": {}1{}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert!(model_refusal(&config(vit, &deep)).contains("recursion limit"));
+    assert!(model_refusal(&" ".repeat((16 << 20) + 1)).contains("it has more than 16777216 bytes"));
     let std = config(vit, "").replace("[1, 1, 1]", "[1, 0, 1]");
     assert!(model_refusal(&std).contains("std is 0"));
 }

@@ -8,7 +8,8 @@ mod swin;
 mod vit;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::Path;
 
 use candle_core::DType;
@@ -19,6 +20,9 @@ use self::arguments::{one_size, setting};
 use self::family::{Description, TimmFamily};
 use crate::architecture::each_family;
 use crate::{Architecture, ConvnextConfig, Error, Head, Model, ResnetConfig, Result, SwinConfig, VitConfig};
+
+/// Longest `config.json`, in bytes; timm's have a few thousand, and lists of class names make some longer.
+const LONGEST_CONFIG: u64 = 16 << 20;
 
 /// The parts of a Hub `config.json` that decide what the network is. Other keys are ignored when reading.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,7 +161,14 @@ impl Model {
     /// The network in a folder with `config.json` and `model.safetensors`, as [`Model::save`] and timm write it.
     pub fn load_folder(folder: &Path, dtype: DType) -> Result<Self> {
         let path = folder.join("config.json");
-        let json = fs::read_to_string(&path).map_err(|source| Error::File { path, source })?;
+        let mut json = String::new();
+        let read = File::open(&path).and_then(|file| file.take(LONGEST_CONFIG + 1).read_to_string(&mut json));
+        if read.map_err(|source| Error::File { path: path.clone(), source })? as u64 > LONGEST_CONFIG {
+            let problem = format!(
+                "it has more than {LONGEST_CONFIG} bytes, expected a configuration as timm writes it"
+            );
+            return Err(Error::Weights { path, problem });
+        }
         let architecture = HubConfig::parse(&json)?.architecture()?;
         Self::load(architecture, dtype, &folder.join("model.safetensors"), Head::Stored)
     }
