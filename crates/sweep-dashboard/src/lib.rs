@@ -1,0 +1,1 @@
+//! A local page on a running grid, read-only.
