@@ -6,10 +6,11 @@ use serde_json::Value;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::schedule::EpsilonSchedule;
 use sweep_core::spec::{RunId, RunSpec};
-use sweep_store::{CurvePoint, Gate, Origin, Reader, ResultRow, SweepId, SweepRow};
+use sweep_store::{At, CurvePoint, Gate, Metric, Origin, Reader, ResultRow, SweepId, SweepRow};
 
 use crate::error::{Error, Result};
 use crate::fold::grouped;
+use crate::runs::Runs;
 
 /// Classes from which on 5 % accuracy cannot be a guess: chance is at most 2 % there.
 const MANY_CLASSES: u32 = 50;
@@ -27,7 +28,12 @@ pub struct Material {
     pub runs: Vec<Run>,
     /// Checks that runs do not pass.
     pub failed_gates: Vec<Gate>,
+    /// The runs that are compared, as `sweep compare` sees them, with [`METRICS`].
+    pub table: Runs,
 }
+
+/// What tables of a report compare.
+const METRICS: [Metric; 3] = [Metric::Clean, Metric::Robust, Metric::ExpectedRobustness];
 
 /// A run with what was measured of it.
 #[derive(Clone, Debug)]
@@ -91,7 +97,8 @@ impl Material {
             }
         };
         let runs = reader.results(Some(sweep)).await?.into_iter().map(run).collect();
-        Ok(Self { sweep: row, runs, failed_gates: reader.failed_gates(sweep).await? })
+        let table = Runs::read(reader, Some(sweep), &METRICS, At::Last).await?;
+        Ok(Self { sweep: row, runs, failed_gates: reader.failed_gates(sweep).await?, table })
     }
 
     /// Returns the runs that the sweep compares: all but those that only train a backbone.

@@ -148,6 +148,11 @@ impl FromStr for Pairing {
 }
 
 impl Pairing {
+    /// Pairs runs with the first and with the second of these values.
+    pub fn new(key: Key, first: &str, second: &str) -> Self {
+        Self { key, text: format!("{first},{second}") }
+    }
+
     /// Returns the key in which the sides differ.
     pub const fn key(&self) -> &Key {
         &self.key

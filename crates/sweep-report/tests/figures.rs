@@ -5,7 +5,8 @@ mod common;
 use std::fs;
 
 use common::{Fake, Fate};
-use sweep_report::{Body, Drawn, Error, Figure, Form, Panel, Series, draw, page, write};
+use sweep_report::pairs::Seeds;
+use sweep_report::{Body, Drawn, Error, Figure, Form, Key, Panel, Series, draw, page, write};
 
 /// Two backbones, three datasets, standard fine-tuning and three target epsilons under two schedules, two seeds.
 const PHENOMENON: &str = "
@@ -343,4 +344,43 @@ fn a_report_replaces_a_report_and_nothing_else() {
     fs::write(strange.join("report.html"), "<p>mine</p>").unwrap();
     assert!(matches!(write(&material, &strange, &[]).unwrap_err(), Error::Foreign { .. }));
     assert_eq!(fs::read_to_string(strange.join("report.html")).unwrap(), "<p>mine</p>");
+}
+
+/// Returns a section of the page.
+fn section<'a>(html: &'a str, id: &str) -> &'a str {
+    let from = html.find(&format!("<section id=\"{id}\">")).unwrap_or_else(|| panic!("no section {id}"));
+    let to = html[from..].find("</section>").map_or(html.len(), |length| from + length);
+    &html[from..to]
+}
+
+#[test]
+fn schedules_are_paired_at_every_target() {
+    let swept = finished(PHENOMENON);
+    let material = swept.material();
+    let html = page(&material, &draw(&material)).unwrap();
+    let pairs = section(&html, "pairs");
+    // Three targets and three metrics below one line of headings; standard fine-tuning has no counterpart.
+    assert_eq!(pairs.matches("<tr>").count(), 1 + 9, "{pairs}");
+    let pairing = "epsilon_schedule=fixed,ramp 3-9".parse().unwrap();
+    let by = [Key::new(Key::TARGET_EPSILON)];
+    for comparison in
+        sweep_report::pairs::pairs(&material.table, &pairing, &by, Seeds::Folded).unwrap().comparisons()
+    {
+        let difference = comparison.difference.unwrap();
+        assert_eq!(difference.n, 6);
+        assert!(pairs.contains(&format!("{:+.2}", difference.mean * 100.0)), "{comparison:?}");
+    }
+    assert!(section(&html, "paper").contains("No run has a counterpart"));
+}
+
+#[test]
+fn one_schedule_is_paired_with_nothing() {
+    let swept = finished(&ABLATION.replace(
+        "    - {kind: warmup, end: 3}\n    - {kind: warmup, end: 9}\n    - {kind: ramp, start: 3, end: 9}\n    \
+         - {kind: ramp, start: 3, end: 12}\n    - {kind: step, start: 3}\n",
+        "",
+    ));
+    let material = swept.material();
+    let html = page(&material, &draw(&material)).unwrap();
+    assert!(section(&html, "pairs").contains("Every run under attack has the same schedule."));
 }

@@ -25,10 +25,12 @@ const EDGE: u32 = 4;
 const RIGHT: u32 = 14;
 /// Room for the labels of the x axis and its quantity.
 pub(crate) const BOTTOM: u32 = 36;
+/// Room below that: some letters reach lower than plotters reckons.
+const FOOT: u32 = 3;
 /// Room for the labels of the y axis and its quantity.
 const LEFT: u32 = 48;
 /// Height of a panel of lines without notes.
-const HEIGHT: u32 = 232;
+const HEIGHT: u32 = 235;
 /// Height of a line of notes.
 const NOTE: u32 = 14;
 /// Gap between the chart and its notes.
@@ -52,8 +54,8 @@ pub(crate) fn height(panel: &Panel) -> u32 {
     notes(panel)
         + match &panel.body {
             Body::Lines { .. } => HEIGHT,
-            Body::Bars { groups, .. } => TOP + bars::height(groups) + BOTTOM,
-            Body::Heat { rows, .. } => TOP + heat::height(rows.len()) + BOTTOM,
+            Body::Bars { groups, .. } => TOP + bars::height(groups) + BOTTOM + FOOT,
+            Body::Heat { rows, .. } => TOP + heat::height(rows.len()) + BOTTOM + FOOT,
         }
 }
 
@@ -120,7 +122,7 @@ pub(crate) fn frame<'a, 'b>(
         .margin_top(TOP * TENTHS)
         .margin_left(EDGE * TENTHS)
         .margin_right(RIGHT * TENTHS)
-        .margin_bottom(margins.notes * TENTHS)
+        .margin_bottom((margins.notes + FOOT) * TENTHS)
         .set_label_area_size(LabelAreaPosition::Left, (margins.left - EDGE) * TENTHS)
         .set_label_area_size(LabelAreaPosition::Bottom, BOTTOM * TENTHS)
         .build_cartesian_2d(scale(x), scale(y))?;

@@ -62,6 +62,7 @@ pub(super) fn table(material: &Material) -> String {
         table.footer = vec![means(&rows, &blocks, if is_long { 4 } else { 3 })];
     }
     let mut html = table.written();
+    html.push_str(&format!("<p class=\"note\">{}.</p>\n", seeds(&rows, &blocks)));
     html.push_str(
         "<p class=\"note\">Accuracies in % of the test split. Robust: under attack at the target epsilon. Expected: expected \
          robustness, the area under accuracy over the radius up to the target, divided by the target. ± is the sample standard \
@@ -186,6 +187,20 @@ fn cell(runs: &[&Run], metric: &Metric, best: Option<f64>, listed: &HashSet<RunI
     let first = measured.map(|run| run.result.id).next();
     let html = first.map_or_else(|| text.clone(), |run| link(run, &text, listed.contains(&run)));
     Cell::number(html).with_hint(ids.join(", "))
+}
+
+/// Says how many runs a number is the mean of.
+fn seeds(rows: &[Row<'_>], blocks: &[Block]) -> String {
+    let cells = rows
+        .iter()
+        .flat_map(|row| blocks.iter().filter_map(|block| spread(&of_block(row, block), &METRICS[0])));
+    let counts: Vec<usize> = cells.map(|spread| spread.n).collect();
+    match (counts.iter().min(), counts.iter().max()) {
+        (Some(1), Some(1)) => "One seed a number".to_owned(),
+        (Some(fewest), Some(most)) if fewest == most => format!("Means over {most} seeds"),
+        (Some(fewest), Some(most)) => format!("Means over {fewest} to {most} seeds"),
+        _ => "No results yet".to_owned(),
+    }
 }
 
 /// Returns the mean of every column over the rows that have all of them.

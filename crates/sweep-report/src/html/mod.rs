@@ -2,6 +2,8 @@
 
 mod facts;
 mod main_table;
+mod paired;
+mod paper;
 mod provenance;
 mod runs;
 mod table;
@@ -40,10 +42,12 @@ pub fn page(material: &Material, drawn: &Drawn) -> Result<String> {
     let sections = [
         section("overview", "What was run", facts::overview(material)),
         section("results", "Results", main_table::table(material)),
+        section("pairs", "Pairs of schedules", paired::tables(material)),
+        section("paper", "Beside the paper", paper::table(material)),
         section("figures", "Figures", figures(drawn)?),
         section("runs", "Runs", runs::table(material)),
         section("checks", "Checks", facts::checks(material)),
-        section("provenance", "Where the numbers come from", provenance::tables(material)),
+        section("provenance", "Provenance", provenance::tables(material)),
         section("repeat", "How to repeat it", provenance::commands(material)),
         section("left-out", "What is not drawn", facts::omitted(drawn)),
     ];
