@@ -270,9 +270,11 @@ fn statement(sweep: Option<SweepId>, metrics: &[Metric], at: At) -> QueryBuilder
     match sweep {
         Some(SweepId(sweep)) => {
             sql.push(
-                " WHERE NOT EXISTS (SELECT 1 FROM runs d JOIN sweep_runs t ON t.run = d.id
-                    WHERE d.depends_on = v.id AND t.sweep = s.sweep) AND s.sweep = ",
+                // Not `EXISTS`, for which SQLite looks through the sweep once a run.
+                " WHERE v.id NOT IN (SELECT d.depends_on FROM sweep_runs t JOIN runs d ON d.id = t.run
+                    WHERE d.depends_on IS NOT NULL AND t.sweep = ",
             );
+            sql.push_bind(sweep).push(") AND s.sweep = ");
             sql.push_bind(sweep).push(" ORDER BY s.position");
         }
         None => {
