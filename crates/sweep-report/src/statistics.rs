@@ -163,8 +163,12 @@ pub fn wilcoxon(differences: &[f64]) -> Option<Wilcoxon> {
         return None;
     }
     // The sum of no floating point numbers is -0.0 in Rust, which would be printed.
-    let positive =
-        kept.iter().zip(&ranks).filter(|(value, _)| **value > 0.0).map(|(_, rank)| rank).fold(0.0, |sum, rank| sum + rank);
+    let positive = kept
+        .iter()
+        .zip(&ranks)
+        .filter(|(value, _)| **value > 0.0)
+        .map(|(_, rank)| rank)
+        .fold(0.0, |sum, rank| sum + rank);
     let all = (n * (n + 1)) as f64 / 2.0;
     let statistic = positive.min(all - positive);
     let is_exact = ties.is_empty() && n <= EXACT_UP_TO;

@@ -369,7 +369,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().join("results.db")).await.unwrap();
         for sweep in [Some(SweepId(1)), None] {
-            let sql = format!("EXPLAIN QUERY PLAN {}", statement(sweep, &Metric::PLAIN, At::Last).sql().as_str());
+            let sql =
+                format!("EXPLAIN QUERY PLAN {}", statement(sweep, &Metric::PLAIN, At::Last).sql().as_str());
             let rows = sqlx::query(AssertSqlSafe(sql).into_sql_str())
                 .bind(1)
                 .bind("0")
@@ -379,10 +380,11 @@ mod tests {
                 .unwrap();
             let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
             let outer = if sweep.is_some() { "SEARCH s USING PRIMARY KEY (sweep=?)" } else { "SCAN r" };
-            let is_whole = |step: &&String| {
-                !step.starts_with(outer) && (step.starts_with("SCAN") || step.contains("PRIMARY KEY (sweep=?)"))
+            let is_whole = |step: &String| {
+                !step.starts_with(outer)
+                    && (step.starts_with("SCAN") || step.contains("PRIMARY KEY (sweep=?)"))
             };
-            assert_eq!(plan.iter().filter(is_whole).collect::<Vec<_>>(), [&String::new(); 0], "{plan:#?}");
+            assert!(!plan.iter().any(is_whole), "{plan:#?}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The views as they leave the program: their columns with types, and every row.
 
+use std::future::poll_fn;
+
 use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{QueryBuilder, Row as _};
 
@@ -346,16 +348,29 @@ impl Values {
 impl Reader {
     /// Returns every row of a view: of a sweep's runs in the order of expansion, or of all runs in the order of their ids.
     pub async fn view(&self, view: View, sweep: Option<SweepId>) -> Result<ViewRows> {
-        let mut statement = statement(view, sweep);
-        let rows = statement.build().fetch_all(self.pool()).await;
-        rows.and_then(|rows| by_columns(view, &rows)).map_err(self.failed("read a view"))
+        let rows = self.by_columns(view, statement(view, sweep)).await;
+        rows.map_err(self.failed("read a view"))
+    }
+
+    /// Takes rows apart while they come: half a million of them would not all fit the memory.
+    async fn by_columns(&self, view: View, mut statement: QueryBuilder<Sqlite>) -> sqlx::Result<ViewRows> {
+        let mut values: Vec<Values> = view.columns().iter().map(|column| Values::of(column.kind)).collect();
+        let mut count = 0;
+        let mut rows = statement.build().fetch(self.pool());
+        while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await.transpose()? {
+            for (place, values) in values.iter_mut().enumerate() {
+                values.push(&row, place)?;
+            }
+            count += 1;
+        }
+        Ok(ViewRows { view, count, values })
     }
 }
 
 fn statement(view: View, sweep: Option<SweepId>) -> QueryBuilder<Sqlite> {
     let columns: Vec<String> = view.columns().iter().map(|column| format!("v.{}", column.name)).collect();
     let (run, within) = view.order();
-    let within: String = within.iter().map(|column| format!(", v.{column}")).collect();
+    let within = within.iter().fold(String::new(), |text, column| format!("{text}, v.{column}"));
     let mut sql = QueryBuilder::new(format!("SELECT {} FROM {} v", columns.join(", "), view.name()));
     match sweep {
         Some(SweepId(sweep)) => {
@@ -365,14 +380,4 @@ fn statement(view: View, sweep: Option<SweepId>) -> QueryBuilder<Sqlite> {
         None => drop(sql.push(format!(" ORDER BY v.{run}{within}"))),
     }
     sql
-}
-
-fn by_columns(view: View, rows: &[SqliteRow]) -> sqlx::Result<ViewRows> {
-    let mut values: Vec<Values> = view.columns().iter().map(|column| Values::of(column.kind)).collect();
-    for row in rows {
-        for (place, values) in values.iter_mut().enumerate() {
-            values.push(row, place)?;
-        }
-    }
-    Ok(ViewRows { view, count: rows.len(), values })
 }

@@ -86,7 +86,7 @@ async fn filled() -> Home {
 
 fn alter(event: &mut Event, place: usize, first: sweep_core::spec::RunId) {
     match event {
-        Event::Started { version, .. } if place == 5 => *version = "0.2.0".to_owned(),
+        Event::Started { version, .. } if place == 5 => "0.2.0".clone_into(version),
         Event::Loaded { dataset_digest, .. } if place == 4 => *dataset_digest = "e".repeat(64),
         Event::EpochFinished { epoch: 0, trained_by, .. } if place == 1 => *trained_by = Some(first),
         Event::Evaluated { epsilon, correct, .. } => {

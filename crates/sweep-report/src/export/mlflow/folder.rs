@@ -91,7 +91,11 @@ fn is_name(key: &str) -> bool {
 
 /// One line a point. Numbers have the shortest digits that read back to the same bits.
 fn history(points: &[Point]) -> String {
-    points.iter().map(|Point { time_ms, value, step }| format!("{time_ms} {value} {step}\n")).collect()
+    let mut text = String::new();
+    for Point { time_ms, value, step } in points {
+        text.push_str(&format!("{time_ms} {value} {step}\n"));
+    }
+    text
 }
 
 fn described(experiment: &Experiment, place: &Path) -> String {
@@ -127,7 +131,7 @@ fn described_run(run: &Tracked, experiment: &str, artifacts: &Path) -> String {
 }
 
 fn yaml(entries: &[(&str, String)]) -> String {
-    entries.iter().map(|(key, value)| format!("{key}: {value}\n")).collect()
+    entries.iter().fold(String::new(), |text, (key, value)| format!("{text}{key}: {value}\n"))
 }
 
 /// A text as YAML quotes it, in ASCII.

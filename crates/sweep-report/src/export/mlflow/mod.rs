@@ -11,8 +11,8 @@
 //! | tags `sweep.…` | state, schedule, attempts (each as JSON), version of the program, digests of weights and data |
 //! | artifact `spec.json` | the specification |
 //!
-//! Accuracies are fractions, times seconds. The folder has the layout of MLflow's file store, which every version reads; since
-//! 3.7 it wants `MLFLOW_ALLOW_FILE_STORE=true` for it, or the folder turned into a database by `mlflow migrate-filestore`.
+//! Accuracies are fractions, times seconds. The folder has the layout of MLflow's file store. Newer versions (3.17 was tried) open
+//! one only with `MLFLOW_ALLOW_FILE_STORE=true`, or after `mlflow migrate-filestore` has made a database of it.
 
 mod folder;
 mod record;
