@@ -111,6 +111,33 @@ pub enum Error {
         /// The first entry that is not a report's.
         entry: String,
     },
+    /// A view could not be written as Parquet.
+    #[error("cannot write `{view}` as Parquet")]
+    Parquet {
+        /// The view.
+        view: &'static str,
+        /// What was wrong.
+        source: parquet::errors::ParquetError,
+    },
+    /// A key of a run would be no file within the folder of the run.
+    #[error("run {run} has a key `{key}`, which MLflow does not accept")]
+    MlflowName {
+        /// The run.
+        run: RunId,
+        /// The key.
+        key: String,
+    },
+    /// The folder holds something that no export for MLflow writes.
+    #[error(
+        "`{}` holds `{entry}`, which no export of sweep has written\n  hint: give a new folder, an empty one, or one of an \
+         earlier export", folder.display()
+    )]
+    ForeignExport {
+        /// The folder.
+        folder: PathBuf,
+        /// The first entry that is not an export's.
+        entry: String,
+    },
     /// A file or folder could not be written.
     #[error("cannot write `{}`", path.display())]
     Write {

@@ -65,7 +65,7 @@ pub fn write(material: &Material, folder: &Path, forms: &[Form]) -> Result<Writt
 }
 
 /// Returns the path of a neighbour of the folder that only this program uses.
-fn beside(folder: &Path, what: &str) -> PathBuf {
+pub(crate) fn beside(folder: &Path, what: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(folder.file_name().unwrap_or_else(|| "report".as_ref()));
     name.push(format!(".{what}-{}", std::process::id()));
@@ -90,8 +90,8 @@ fn fill(folder: &Path, html: &str, drawn: &Drawn, forms: &[Form]) -> Result<()> 
     Ok(())
 }
 
-/// Moves the new report to its place.
-fn replace(folder: &Path, temporary: &Path) -> Result<()> {
+/// Moves a new folder to the place of an old one, which is deleted then.
+pub(crate) fn replace(folder: &Path, temporary: &Path) -> Result<()> {
     let failed = |source| Error::Write { path: folder.to_owned(), source };
     let old = beside(folder, "old");
     remove(&old)?;
@@ -102,7 +102,8 @@ fn replace(folder: &Path, temporary: &Path) -> Result<()> {
     remove(&old)
 }
 
-fn remove(folder: &Path) -> Result<()> {
+/// Deletes a folder, if it is there.
+pub(crate) fn remove(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(Error::Write { path: folder.to_owned(), source })

@@ -6,10 +6,13 @@
 //!
 //! Reports: [`Material`] is everything that a report of a sweep needs, read once. [`draw`] turns it into [`Figure`]s, which are
 //! data: series, axes, labels. [`page`] and [`Figure::sheet`] draw them, and [`write()`] puts page and figures into a folder.
+//!
+//! Exports: [`export`] writes Parquet files, and a folder that MLflow shows.
 
 mod chart;
 mod error;
 mod escape;
+pub mod export;
 mod figures;
 mod filter;
 mod fold;

@@ -162,8 +162,13 @@ pub fn wilcoxon(differences: &[f64]) -> Option<Wilcoxon> {
     if n == 0 {
         return None;
     }
-    let positive: f64 =
-        kept.iter().zip(&ranks).filter(|(value, _)| **value > 0.0).map(|(_, rank)| rank).sum();
+    // The sum of no floating point numbers is -0.0 in Rust, which would be printed.
+    let positive = kept
+        .iter()
+        .zip(&ranks)
+        .filter(|(value, _)| **value > 0.0)
+        .map(|(_, rank)| rank)
+        .fold(0.0, |sum, rank| sum + rank);
     let all = (n * (n + 1)) as f64 / 2.0;
     let statistic = positive.min(all - positive);
     let is_exact = ties.is_empty() && n <= EXACT_UP_TO;
@@ -320,6 +325,12 @@ mod tests {
         }
         assert_eq!(wilcoxon(&[]), None);
         assert_eq!(wilcoxon(&[0.0, 0.0]), None);
+    }
+
+    #[test]
+    fn no_positive_rank_is_zero_and_not_minus_zero() {
+        let found = wilcoxon(&[-1.0, -2.0, -3.0]).unwrap();
+        assert!(found.statistic == 0.0 && found.statistic.is_sign_positive(), "{found:?}");
     }
 
     #[test]

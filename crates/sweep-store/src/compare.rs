@@ -269,12 +269,11 @@ fn statement(sweep: Option<SweepId>, metrics: &[Metric], at: At) -> QueryBuilder
     }
     match sweep {
         Some(SweepId(sweep)) => {
+            // CROSS makes SQLite begin with the few runs that start from this one, instead of with all runs of the sweep.
             sql.push(
-                // Not `EXISTS`, for which SQLite looks through the sweep once a run.
-                " WHERE v.id NOT IN (SELECT d.depends_on FROM sweep_runs t JOIN runs d ON d.id = t.run
-                    WHERE d.depends_on IS NOT NULL AND t.sweep = ",
+                " WHERE NOT EXISTS (SELECT 1 FROM runs d CROSS JOIN sweep_runs t ON t.run = d.id
+                    WHERE d.depends_on = v.id AND t.sweep = s.sweep) AND s.sweep = ",
             );
-            sql.push_bind(sweep).push(") AND s.sweep = ");
             sql.push_bind(sweep).push(" ORDER BY s.position");
         }
         None => {
@@ -355,4 +354,37 @@ fn measured(row: &SqliteRow, index: usize, metric: Metric, at: At) -> sqlx::Resu
     // Some are sums of integers, which SQLite returns as integers.
     let value: Option<f64> = row.try_get_unchecked(format!("value_{index}").as_str())?;
     Ok(value.map(|value| Measured { value, count: None }))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+
+    use super::*;
+    use crate::store::Store;
+
+    /// The plan decides whether comparing takes time in proportion to the runs, or to their square.
+    #[tokio::test]
+    async fn no_table_is_read_once_for_every_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("results.db")).await.unwrap();
+        for sweep in [Some(SweepId(1)), None] {
+            let sql =
+                format!("EXPLAIN QUERY PLAN {}", statement(sweep, &Metric::PLAIN, At::Last).sql().as_str());
+            let rows = sqlx::query(AssertSqlSafe(sql).into_sql_str())
+                .bind(1)
+                .bind("0")
+                .bind(1)
+                .fetch_all(store.reader().pool())
+                .await
+                .unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            let outer = if sweep.is_some() { "SEARCH s USING PRIMARY KEY (sweep=?)" } else { "SCAN r" };
+            let is_whole = |step: &String| {
+                !step.starts_with(outer)
+                    && (step.starts_with("SCAN") || step.contains("PRIMARY KEY (sweep=?)"))
+            };
+            assert!(!plan.iter().any(is_whole), "{plan:#?}");
+        }
+    }
 }

@@ -46,6 +46,8 @@ pub struct EpochRow {
     pub train_seconds: f64,
     /// Spent validating.
     pub validation_seconds: f64,
+    /// When it was complete, in milliseconds since 1970 (UTC).
+    pub finished_ms: i64,
     /// The run that trained it, if another one.
     pub trained_by: Option<RunId>,
 }
@@ -209,6 +211,7 @@ impl FromRow<'_, SqliteRow> for EpochRow {
             robust_loss: row.try_get("robust_loss")?,
             train_seconds: row.try_get("train_seconds")?,
             validation_seconds: row.try_get("validation_seconds")?,
+            finished_ms: row.try_get("finished_ms")?,
             trained_by: row::optional_run_id(row, "trained_by")?,
         })
     }

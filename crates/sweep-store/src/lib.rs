@@ -3,8 +3,8 @@
 //! The only crate that contains SQL. [`Store`] is the single writer of a process (the scheduler's), [`Reader`] is what
 //! everything else looks through; it opens the file read-only and cannot change it. The tables and the views that
 //! researchers query (`results`, `curves`, `accuracy_over_epsilon`, `severity`, `gates`) are described in the migrations
-//! at the top level of the repository. What a lost file is made again from lies beside it: [`SweepFile`] remembers sweeps,
-//! event files everything else; a [`Replacement`] takes its place.
+//! at the top level of the repository, and with example queries in `VIEWS.md`. What a lost file is made again from lies
+//! beside it: [`SweepFile`] remembers sweeps, event files everything else; a [`Replacement`] takes its place.
 //!
 //! What it does not do: it decides no policy (which run comes next, what is retried), reads no event files (callers
 //! hand over parsed [`sweep_core::event::Record`]s), formats nothing, and reads the clock only in [`now_ms`].
@@ -35,6 +35,7 @@ mod statement;
 mod store;
 mod sweep_file;
 mod upgrade;
+mod views;
 
 pub use attempts::{Attempt, Cancelled, Outcome, Progress, Report, RunningAttempt, Settlement};
 pub use clock::now_ms;
@@ -53,3 +54,4 @@ pub use results::ResultRow;
 pub use state::{Failure, RunState, State};
 pub use store::Store;
 pub use sweep_file::SweepFile;
+pub use views::{Kind, Values, View, ViewColumn, ViewRows};

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sweep_core::Assignment;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::spec::RunId;
 use sweep_report::pairs::Pairing;
 use sweep_report::{Condition, Key};
-use sweep_store::{At, Metric};
+use sweep_store::{At, Metric, View};
 use sweep_worker::NamedAttack;
 
 /// Sweeps of robust fine-tuning: expand a grid, train every run, compare.
@@ -66,7 +67,7 @@ pub(crate) enum Command {
     Evaluate(EvaluateArgs),
     /// Write the paper's figures and tables of a sweep as one HTML page and files.
     Report(ReportArgs),
-    /// Write the results, one row a run.
+    /// Write results in the form of other programs: CSV, JSON, Parquet, a folder for MLflow.
     Export(ExportArgs),
     /// Make the database again from the files of the home folder; the old one is kept beside it.
     Rebuild,
@@ -268,8 +269,8 @@ pub(crate) struct QueryArgs {
     #[arg(long, default_value_t = 10_000)]
     pub(crate) limit: usize,
 
-    /// Most seconds.
-    #[arg(long, default_value_t = 30)]
+    /// Most seconds; a query that takes longer is stopped.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) timeout: u64,
 }
 
@@ -477,18 +478,60 @@ pub(crate) enum FigureForm {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = EXPORT_EXAMPLES)]
 pub(crate) struct ExportArgs {
     /// Only the runs of this sweep, by name.
     #[arg(long)]
     pub(crate) sweep: Option<String>,
 
+    /// What is exported, with all its rows.
+    #[arg(long, value_name = "TABLE", default_value = "results", value_parser = view())]
+    pub(crate) table: View,
+
     /// Write here instead of standard output; the file appears whole or not at all.
-    #[arg(long, short)]
+    #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Form of the rows.
-    #[arg(long, value_enum, default_value_t = Format::Csv)]
-    pub(crate) format: Format,
+    /// Form of the rows. Default: what the ending of FILE says, otherwise csv.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<ExportFormat>,
+
+    /// Write a folder that MLflow shows instead: a sweep is an experiment, with parameters, metrics over epochs and tags.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["table", "output", "format"])]
+    pub(crate) mlflow: Option<PathBuf>,
+}
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  sweep export --output results.parquet
+  sweep export --table curves --sweep birds --output curves.csv
+  sweep export --mlflow mlruns
+  MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri mlruns
+
+MLflow asks for that variable before it opens a folder. Without it, turn the folder into its database, once an export:
+  mlflow migrate-filestore --source mlruns --target sqlite:///mlflow.db
+  mlflow ui --backend-store-uri sqlite:///mlflow.db";
+
+fn view() -> impl TypedValueParser<Value = View> {
+    PossibleValuesParser::new(View::ALL.map(View::name))
+        .try_map(|name| View::ALL.into_iter().find(|view| view.name() == name).ok_or("no such table"))
+}
+
+/// Form in which a view is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// Comma-separated values with a header.
+    Csv,
+    /// An array of objects.
+    Json,
+    /// Apache Parquet with typed columns, for data frames; needs --output.
+    Parquet,
+    /// For reading.
+    Table,
+    /// A Markdown table.
+    Markdown,
+    /// A LaTeX table with the rules of booktabs.
+    Latex,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ use sweep_store::{Reader, SweepId};
 use crate::cli::SweepArgs;
 use crate::exit::bad_input;
 use crate::hub::Unknown;
+use crate::printer;
 use crate::sources::Sources;
 
 /// Sweeps that are part of the program.
@@ -107,12 +108,16 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.context("failed to start the asynchronous runtime")?.block_on(work)
 }
 
-/// Opens the results for reading. That there are none yet is bad input.
+/// Opens the results for reading, and says what people should know about the file. That there are none yet is bad input.
 pub(crate) async fn open(home: &Home) -> Result<Reader> {
-    Reader::open(home.database()).await.map_err(|error| match error {
+    let reader = Reader::open(home.database()).await.map_err(|error| match error {
         sweep_store::Error::Missing { .. } => bad_input(error),
         error => anyhow::Error::new(error),
-    })
+    })?;
+    if let Some(note) = reader.note() {
+        printer::note(&format!("note: {note}"));
+    }
+    Ok(reader)
 }
 
 /// Returns the sweep of a name; without a name, nothing.

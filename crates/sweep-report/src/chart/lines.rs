@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(ticks(0.0, 100.0), [0, 20, 40, 60, 80, 100]);
         assert_eq!(ticks(0.0, 3.0), [0, 1, 2, 3]);
         assert_eq!(ticks(0.0, 0.5), [0]);
+        assert_eq!(ticks(0.0, 6.0), [0, 1, 2, 3, 4, 5, 6]);
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //! that has the shape of the paper's results. No network is trained.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(dead_code, reason = "every test file uses its own part")]
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use sweep_core::schedule::{EpsilonSchedule, Moment};
 use sweep_core::spec::{Norm, RunId, RunSpec};
 use sweep_core::{Resolve, Sweep};
 use sweep_report::Material;
-use sweep_store::{Failure, Outcome, Settlement, Store};
+use sweep_store::{Failure, Outcome, Reader, Settlement, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -85,6 +86,16 @@ impl Fake {
             let sweep = reader.sweeps().await.unwrap()[0].id;
             Material::read(reader, sweep).await.unwrap()
         })
+    }
+
+    /// Returns the store for reading.
+    pub(crate) fn reader(&self) -> &Reader {
+        self.store.reader()
+    }
+
+    /// Waits for what the store is asked.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
     }
 
     fn carry_out(&self, run: RunId, spec: &RunSpec, fate: Fate) {

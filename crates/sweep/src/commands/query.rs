@@ -18,6 +18,10 @@ pub(crate) fn run(home: &Home, arguments: &QueryArgs) -> Result<Exit> {
         let reader = sweeps::open(home).await?;
         reader.query(&arguments.sql, limits).await.map_err(|error| match error {
             Error::NotReadable { .. } | Error::Query { .. } => bad_input(error),
+            // Nothing went wrong: the question costs more than the asker allowed, and only the asker can change either.
+            Error::TimedOut { .. } => {
+                bad_input(format!("{error}\n  hint: ask for less, or allow more with --timeout SECONDS"))
+            }
             error => anyhow::Error::new(error),
         })
     })?;
