@@ -8,6 +8,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use sweep_core::epsilon::Epsilon;
@@ -17,7 +18,7 @@ use sweep_core::schedule::{EpsilonSchedule, Granularity};
 use sweep_core::spec::{Norm, RunId, RunSpec};
 use sweep_dashboard::{Access, Server, Settings};
 use sweep_store::{Outcome, Reader, Settlement, Store, now_ms};
-use sweep_testkit::sample_run;
+use sweep_testkit::{Browser, chromium, sample_run};
 
 const EPOCHS: u32 = 50;
 const BACKBONES: usize = 10;
@@ -26,22 +27,17 @@ const READINGS: usize = 5;
 #[tokio::main]
 async fn main() {
     let temporary = tempfile::tempdir().unwrap();
-    let folder = std::env::args().nth(1).map_or_else(|| temporary.path().to_owned(), Into::into);
+    let folder = std::env::args().nth(1).map_or_else(|| temporary.path().to_owned(), PathBuf::from);
     let path = folder.join("10000.db");
     if !path.exists() {
         fill(&path).await;
     }
     let reader = Reader::open(&path).await.unwrap();
     let sweep = reader.sweep_named("speed").await.unwrap();
-    let address = "127.0.0.1:0".parse().unwrap();
-    let settings = Settings { sweep: None, home: Home::new(&folder) };
-    let access = Access::new(address, Vec::new(), None).unwrap();
-    let server = Server::bind(&reader, settings, access).await.unwrap();
-    let url = server.url();
-    let host = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-    tokio::spawn(server.serve());
+    let host = serve(&reader, &folder).await;
     let number = sweep.number();
     let run = reader.run_states(sweep).await.unwrap()[0].id;
+    let own = host.clone();
     let measuring = tokio::task::spawn_blocking(move || {
         let pages = [
             ("grid", format!("/sweep/{number}")),
@@ -55,14 +51,41 @@ async fn main() {
             ("run", format!("/run/{run}")),
         ];
         for (name, page) in pages {
-            measure(&host, name, &page);
+            measure(&own, name, &page);
         }
     });
     measuring.await.unwrap();
+    for page in [format!("/sweep/{number}"), format!("/sweep/{number}/runs"), format!("/run/{run}")] {
+        // A server of its own, that has read nothing yet.
+        let host = serve(&reader, &folder).await;
+        tokio::task::spawn_blocking(move || paint(&host, &page)).await.unwrap();
+    }
     if std::env::args().nth(2).as_deref() == Some("serve") {
-        println!("{url}");
+        println!("http://{host}/");
         std::future::pending::<()>().await;
     }
+}
+
+/// Starts a server and returns where it is.
+async fn serve(reader: &Reader, folder: &Path) -> String {
+    let access = Access::new("127.0.0.1:0".parse().unwrap(), Vec::new(), None).unwrap();
+    let settings = Settings { sweep: None, home: Home::new(folder) };
+    let server = Server::bind(reader, settings, access).await.unwrap();
+    let url = server.url();
+    tokio::spawn(server.serve());
+    url.trim_start_matches("http://").trim_end_matches('/').to_owned()
+}
+
+/// Prints when a browser shows something of a page that nobody has asked for before.
+fn paint(host: &str, page: &str) {
+    let Some(program) = chromium() else { return println!("no Chromium: nothing was painted") };
+    let folder = tempfile::tempdir().unwrap();
+    let mut browser = Browser::start(&program, folder.path());
+    browser.open(&format!("http://{host}{page}"));
+    let painted = "new Promise((done) => new PerformanceObserver((list) => list.getEntriesByName('first-contentful-paint')
+        .forEach((entry) => done(entry.startTime))).observe({ type: 'paint', buffered: true }))";
+    let shown = browser.evaluate(painted);
+    println!("{page:<28} first contentful paint after {shown} ms, in a cold server");
 }
 
 /// Prints how long a page takes to its first byte and to its end: the first time, and the median of the next.
@@ -94,7 +117,7 @@ fn fetch(host: &str, page: &str) -> (f64, f64, usize) {
 }
 
 /// Stores 10 backbones × 10 datasets × 2 targets × 10 schedules × 5 seeds, all complete.
-async fn fill(path: &std::path::Path) {
+async fn fill(path: &Path) {
     let specs = specs();
     let runs: Vec<(RunId, &RunSpec)> = specs.iter().map(|spec| (spec.id(), spec)).collect();
     let store = Store::open(path).await.unwrap();

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sweep_core::home::Home;
+use sweep_core::spec::RunId;
 use sweep_report::Runs;
-use sweep_store::{At, Metric, Reader, SweepId, SweepRow, Watch};
+use sweep_store::{At, Gate, Metric, Reader, SweepId, SweepRow, Watch};
 use tokio::sync::{Mutex, watch};
 
 use crate::error::Failure;
@@ -17,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Readings of runs that are kept.
 const KEPT: usize = 6;
+/// Runs whose checks are kept.
+const CHECKED: usize = 64;
 /// A reading is used until it is this many times as old as it took, so that a large grid that changes all the time costs its
 /// machine at most a tenth of one core.
 const REST: u32 = 9;
@@ -28,6 +31,7 @@ pub(crate) struct App {
     /// The sweep that the first page shows, if one was chosen.
     pub(crate) chosen: Option<SweepId>,
     readings: Mutex<Vec<Reading>>,
+    checks: Mutex<Vec<Checks>>,
     watch: Mutex<Watching>,
     /// How many changes were seen.
     changes: watch::Sender<u64>,
@@ -50,6 +54,22 @@ struct Reading {
     cost: Duration,
 }
 
+/// Whether somebody waits for a page, or follows one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// A page is wanted soon, if need be a little old.
+    Soon,
+    /// It may take a while, and must be what is there.
+    Fresh,
+}
+
+/// The checks of a run after so many measurements.
+struct Checks {
+    run: RunId,
+    measurements: usize,
+    gates: Vec<Gate>,
+}
+
 /// Somebody who watches; the database is looked at while there is one.
 pub(crate) struct Client(Arc<App>);
 
@@ -66,6 +86,7 @@ impl App {
             home,
             chosen,
             readings: Mutex::new(Vec::new()),
+            checks: Mutex::new(Vec::new()),
             watch: Mutex::new(Watching { watch, version }),
             changes: watch::Sender::new(0),
             clients: AtomicUsize::new(0),
@@ -109,36 +130,75 @@ impl App {
         found.ok_or_else(|| Failure::not_found(format!("There is no sweep {number}.")))
     }
 
-    /// Returns the runs of a sweep with these metrics: from the last reading, if nothing has changed or it is young for what
-    /// it took.
-    pub(crate) async fn runs(&self, sweep: SweepId, metrics: &[Metric]) -> Result<Arc<Runs>, Failure> {
-        let change = self.look().await?;
-        // One reads at a time; the others find what it has read.
-        let mut readings = self.readings.lock().await;
-        let is_same = |reading: &Reading| reading.sweep == sweep && reading.metrics == metrics;
-        if let Some(reading) = readings.iter().find(|reading| is_same(reading))
-            && (reading.change == change || reading.at.elapsed() < reading.cost * REST)
-        {
-            return Ok(Arc::clone(&reading.runs));
+    /// Returns the runs of a sweep with these metrics, and the change that they were read after: from the last reading, if
+    /// nothing has changed since. If something has, and the reading is young for what it took, somebody in haste gets it all
+    /// the same, and others wait until it may be done again.
+    pub(crate) async fn runs(
+        &self,
+        sweep: SweepId,
+        metrics: &[Metric],
+        haste: Haste,
+    ) -> Result<(Arc<Runs>, u64), Failure> {
+        loop {
+            let change = self.look().await?;
+            // One reads at a time; the others find what it has read.
+            let mut readings = self.readings.lock().await;
+            let found = readings.iter().find(|reading| reading.sweep == sweep && reading.metrics == metrics);
+            let early = found.map_or(Duration::ZERO, Reading::rest);
+            match found {
+                Some(reading) if reading.change == change || haste == Haste::Soon && !early.is_zero() => {
+                    return Ok((Arc::clone(&reading.runs), reading.change));
+                }
+                _ if early.is_zero() => {
+                    let reading = self.read(sweep, metrics, change).await?;
+                    let runs = Arc::clone(&reading.runs);
+                    readings.retain(|reading| reading.sweep != sweep || reading.metrics != metrics);
+                    readings.truncate(KEPT - 1);
+                    readings.insert(0, reading);
+                    return Ok((runs, change));
+                }
+                _ => {
+                    drop(readings);
+                    tokio::time::sleep(early).await;
+                }
+            }
         }
+    }
+
+    async fn read(&self, sweep: SweepId, metrics: &[Metric], change: u64) -> Result<Reading, Failure> {
         let begin = Instant::now();
         let measured = self.reader.measured(Some(sweep), metrics, At::Last).await?;
-        let wanted = metrics.to_vec();
+        let metrics = metrics.to_vec();
+        let wanted = metrics.clone();
         let taking_apart = move || Runs::new(measured, &wanted, At::Last);
         let runs = tokio::task::spawn_blocking(taking_apart).await.map_err(|_| stopped())??;
-        let runs = Arc::new(runs);
-        readings.retain(|reading| !is_same(reading));
-        readings.truncate(KEPT - 1);
-        let reading = Reading {
-            sweep,
-            metrics: metrics.to_vec(),
-            runs: Arc::clone(&runs),
-            change,
-            at: Instant::now(),
-            cost: begin.elapsed(),
-        };
-        readings.insert(0, reading);
-        Ok(runs)
+        let cost = begin.elapsed();
+        Ok(Reading { sweep, metrics, runs: Arc::new(runs), change, at: Instant::now(), cost })
+    }
+
+    /// Returns the checks of a run that has `measurements`. They are looked up once for each number of those: the view goes
+    /// through the measurements of all runs.
+    pub(crate) async fn gates(&self, run: RunId, measurements: usize) -> Result<Vec<Gate>, Failure> {
+        if measurements == 0 {
+            return Ok(Vec::new());
+        }
+        let mut checks = self.checks.lock().await;
+        let is_same = |known: &Checks| known.run == run && known.measurements == measurements;
+        if let Some(known) = checks.iter().find(|known| is_same(known)) {
+            return Ok(known.gates.clone());
+        }
+        let gates = self.reader.gates_of(run).await?;
+        checks.retain(|known| known.run != run);
+        checks.truncate(CHECKED - 1);
+        checks.insert(0, Checks { run, measurements, gates: gates.clone() });
+        Ok(gates)
+    }
+}
+
+impl Reading {
+    /// Returns how long it is to be used yet, whatever has changed.
+    fn rest(&self) -> Duration {
+        (self.cost * REST).saturating_sub(self.at.elapsed())
     }
 }
 

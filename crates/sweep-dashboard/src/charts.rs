@@ -2,13 +2,13 @@
 
 use plotly::common::{AxisSide, DashType, Line, Mode, Orientation};
 use plotly::configuration::{Configuration, DisplayModeBar};
-use plotly::layout::{Axis, AxisRange, HoverMode, Layout, Legend, Margin, RangeMode};
+use plotly::layout::{Annotation, Axis, AxisRange, HoverMode, Layout, Legend, Margin, RangeMode};
 use plotly::{Plot, Scatter};
 use sweep_store::{EpochRow, EvaluationRow};
 
 use crate::curve::{MOST, kept};
 
-/// Letters of a legend above the plot; the height in pixels leaves room for it.
+/// Height in pixels, with room for the legend above the plot.
 const HEIGHT: usize = 340;
 
 /// Radii are shown in units of 1/255.
@@ -38,7 +38,7 @@ pub(crate) fn accuracy(epochs: &[EpochRow], budget: u32) -> String {
     let radius = axis("epsilon · 255").overlaying("y").side(AxisSide::Right).range_mode(RangeMode::ToZero);
     let layout = plot.layout().clone();
     let percent = axis("accuracy %").range(AxisRange::new(0.0, 100.0));
-    plot.set_layout(layout.y_axis(percent).y_axis2(radius.show_grid(false)));
+    plot.set_layout(noted(layout, epochs.is_empty()).y_axis(percent).y_axis2(radius.show_grid(false)));
     plot.to_json()
 }
 
@@ -53,7 +53,8 @@ pub(crate) fn losses(epochs: &[EpochRow], budget: u32) -> String {
     for (name, of, dash) in series {
         add(&mut plot, name, epochs, |epoch| of(epoch).unwrap_or(f64::NAN), dash, "y");
     }
-    let layout = plot.layout().clone().y_axis(axis("loss").range_mode(RangeMode::ToZero));
+    let layout =
+        noted(plot.layout().clone(), epochs.is_empty()).y_axis(axis("loss").range_mode(RangeMode::ToZero));
     plot.set_layout(layout);
     plot.to_json()
 }
@@ -64,7 +65,7 @@ pub(crate) fn over_epsilon(points: &[&EvaluationRow]) -> String {
     let radii: Vec<f64> = points.iter().map(|point| point.epsilon.value() * UNIT).collect();
     let shares = points.iter().map(|point| Some(100.0 * point.count.accuracy())).collect();
     plot.add_trace(trace("test accuracy %", radii, shares, DashType::Solid, "y"));
-    let layout = layout(axis("epsilon · 255").range_mode(RangeMode::ToZero));
+    let layout = noted(layout(axis("epsilon · 255").range_mode(RangeMode::ToZero)), points.is_empty());
     plot.set_layout(layout.y_axis(axis("accuracy %").range(AxisRange::new(0.0, 100.0))));
     plot.set_configuration(configuration());
     plot.to_json()
@@ -124,6 +125,15 @@ fn layout(x: Axis) -> Layout {
         .show_legend(true)
         .legend(legend)
         .x_axis(x)
+}
+
+/// Says in the middle of a chart that nothing is there, where that is so.
+fn noted(layout: Layout, is_empty: bool) -> Layout {
+    if !is_empty {
+        return layout;
+    }
+    let note = Annotation::new().text("nothing measured yet").show_arrow(false);
+    layout.annotations(vec![note.x_ref("paper").y_ref("paper").x(0.5).y(0.5)])
 }
 
 fn configuration() -> Configuration {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sweep_report::pivot::pivot;
 use sweep_report::statistics::{Summary, summary};
 use sweep_report::{Column, Key, Run, Runs, Value};
 use sweep_store::Metric;
@@ -73,8 +74,7 @@ impl<'a> Grid<'a> {
     ) -> sweep_report::Result<Self> {
         let metric = runs.metrics().first().copied().unwrap_or(Metric::Robust);
         let (rows, columns) = (columns_of(runs, &row_keys)?, columns_of(runs, &column_keys)?);
-        let others = runs.varying(&[&row_keys[..], &column_keys].concat());
-        let others = columns_of(runs, &others)?;
+        let others = columns_of(runs, &apart(runs, &row_keys, &column_keys)?)?;
         let mut members: BTreeMap<Place, BTreeMap<(Place, Place), Vec<&Run>>> = BTreeMap::new();
         for (index, run) in runs.runs().iter().enumerate() {
             let panel = members.entry(place(&others, index)).or_default();
@@ -175,6 +175,18 @@ impl<'a> Cell<'a> {
     pub(crate) fn epochs_done(&self) -> u32 {
         self.runs.iter().map(|run| run.epochs_done).max().unwrap_or(0)
     }
+}
+
+/// Returns what tells tables apart: the other main keys that vary, and whatever else would be mixed in a cell. A key that goes
+/// with a row or a column, such as an input size that is the dataset's, needs no table of its own.
+fn apart(runs: &Runs, row_keys: &[Key], column_keys: &[Key]) -> sweep_report::Result<Vec<Key>> {
+    let main = [Key::TARGET_EPSILON, Key::EPSILON_SCHEDULE, Key::BACKBONE, Key::DATASET].map(Key::new);
+    let is_apart = |key: &Key| !row_keys.contains(key) && !column_keys.contains(key);
+    let varies = |key: &Key| runs.column(key).is_ok_and(|column| column.is_varying());
+    let mut keys: Vec<Key> = main.into_iter().filter(|key| is_apart(key) && varies(key)).collect();
+    let mixed = pivot(runs, &[row_keys, &keys].concat(), column_keys)?.mixed;
+    keys.extend(mixed.into_iter().filter(is_apart));
+    Ok(keys)
 }
 
 fn columns_of(runs: &Runs, keys: &[Key]) -> sweep_report::Result<Vec<Column>> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -12,7 +12,7 @@ use futures_util::stream::unfold;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::app::{App, Client};
+use crate::app::{App, Client, Haste};
 use crate::error::Failure;
 use crate::html::Html;
 use crate::pages::View;
@@ -21,9 +21,8 @@ use crate::pages::View;
 const CLIENTS: usize = 64;
 /// How often a word is sent that says nothing, so that both sides notice a connection that is gone.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// A page is written anew at most this often, and after this many times what it took.
-const SHORTEST: Duration = Duration::from_millis(500);
-const REST: u32 = 9;
+/// Pause between two times that a page is written; reading all runs of a large grid has longer ones of its own.
+const REST: Duration = Duration::from_millis(500);
 
 /// A part of a page that may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +72,6 @@ struct Follower {
     has: Option<HashMap<String, Content>>,
     /// The change that its page was written after.
     since: Option<u64>,
-    rest: Duration,
     _client: Client,
 }
 
@@ -100,7 +98,6 @@ pub(crate) fn follow(
         view,
         has: None,
         since: last.or(since),
-        rest: Duration::ZERO,
         _client: client,
     };
     let events = unfold(follower, |mut follower| async move {
@@ -115,23 +112,23 @@ impl Follower {
     async fn next(&mut self) -> Option<Event> {
         loop {
             if self.has.is_some() {
-                tokio::time::sleep(self.rest).await;
+                tokio::time::sleep(REST).await;
                 self.changes.changed().await.ok()?;
             }
-            let change = *self.changes.borrow_and_update();
-            let begin = Instant::now();
-            let page = match self.view.page(&self.app).await {
+            self.changes.mark_unchanged();
+            let page = match self.view.page(&self.app, Haste::Fresh).await {
                 Ok(page) => page,
                 Err(failure) => {
                     tracing::debug!("{}: {}", failure.title, failure.message);
-                    self.rest = HEARTBEAT;
-                    self.has.get_or_insert_default();
+                    // What the browser has is not known to be right any more.
+                    self.has = Some(HashMap::new());
+                    tokio::time::sleep(HEARTBEAT).await;
                     continue;
                 }
             };
-            self.rest = (begin.elapsed() * REST).max(SHORTEST);
             let is_known = self.has.is_some() || self.since == Some(page.change);
             let changed = self.changed(&page.parts, is_known);
+            let change = page.change;
             self.has = Some(page.parts.into_iter().map(|part| (part.id, part.content)).collect());
             if let Some(data) = changed {
                 return Some(Event::default().event("parts").id(change.to_string()).data(data));

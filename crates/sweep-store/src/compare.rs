@@ -269,9 +269,10 @@ fn statement(sweep: Option<SweepId>, metrics: &[Metric], at: At) -> QueryBuilder
     }
     match sweep {
         Some(SweepId(sweep)) => {
+            // The join's order is fixed: the other way round it goes through all runs of the sweep for each of them.
             sql.push(
-                " WHERE NOT EXISTS (SELECT 1 FROM runs d JOIN sweep_runs t ON t.run = d.id
-                    WHERE d.depends_on = v.id AND t.sweep = s.sweep) AND s.sweep = ",
+                " WHERE NOT EXISTS (SELECT 1 FROM runs d CROSS JOIN sweep_runs t
+                    WHERE t.run = d.id AND d.depends_on = v.id AND t.sweep = s.sweep) AND s.sweep = ",
             );
             sql.push_bind(sweep).push(" ORDER BY s.position");
         }

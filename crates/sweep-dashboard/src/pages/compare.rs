@@ -7,7 +7,7 @@ use sweep_store::{Metric, SweepRow};
 use super::Page;
 use super::grid::{joined, plain};
 use super::runs::filters;
-use crate::app::{App, stopped};
+use crate::app::{App, Haste, stopped};
 use crate::cell::{number, spread, title};
 use crate::error::Failure;
 use crate::html::{Html, Table};
@@ -22,14 +22,14 @@ const COLUMNS: usize = 60;
 const USUAL: [Metric; 3] = [Metric::Clean, Metric::Robust, Metric::ExpectedRobustness];
 
 /// Returns the table of a sweep.
-pub(super) async fn page(app: &App, sweep: &SweepRow, query: &Query) -> Result<Page, Failure> {
+pub(super) async fn page(app: &App, sweep: &SweepRow, query: &Query, haste: Haste) -> Result<Page, Failure> {
     let mut metrics = query.metrics()?;
     if metrics.is_empty() {
         metrics = USUAL.to_vec();
     }
     let sort = query.one::<Metric>("sort")?;
     let conditions = query.conditions()?;
-    let runs = app.runs(sweep.id, &metrics).await?;
+    let (runs, change) = app.runs(sweep.id, &metrics, haste).await?;
     let columns = query.keys("columns").unwrap_or_else(|| vec![Key::new(Key::EPSILON_SCHEDULE)]);
     let rows = query.keys("rows");
     let work = move || -> Result<Pivot, Failure> {
@@ -44,7 +44,7 @@ pub(super) async fn page(app: &App, sweep: &SweepRow, query: &Query) -> Result<P
         Ok(table)
     };
     let found = tokio::task::spawn_blocking(work).await.map_err(|_| stopped())?;
-    let mut page = frame(sweep, query, found.as_ref().ok());
+    let mut page = Page { change, ..frame(sweep, query, found.as_ref().ok()) };
     match found {
         Ok(pivot) => page.part("div", "table", &[], table(&pivot)),
         Err(failure) if failure.status.is_client_error() => {

@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use sweep_core::event::Phase;
 use sweep_core::spec::RunId;
 use sweep_report::{Key, Runs, Value};
-use sweep_store::{Metric, News, State, SweepRow, Workers, now_ms};
+use sweep_store::{Metric, News, Progress, State, SweepRow, Workers, now_ms};
 
 use super::Page;
-use crate::app::{App, stopped};
+use crate::app::{App, Haste, stopped};
 use crate::assets::HEATS;
 use crate::cell::{Standing, number, percent, spread, title};
 use crate::error::Failure;
@@ -38,10 +38,10 @@ struct Facts {
 }
 
 /// Returns the page of a sweep.
-pub(super) async fn page(app: &App, sweep: &SweepRow, query: &Query) -> Result<Page, Failure> {
+pub(super) async fn page(app: &App, sweep: &SweepRow, query: &Query, haste: Haste) -> Result<Page, Failure> {
     let metric = query.one("metric")?.unwrap_or(Metric::Robust);
     let conditions = query.conditions()?;
-    let runs = app.runs(sweep.id, &[metric]).await?;
+    let (runs, change) = app.runs(sweep.id, &[metric], haste).await?;
     let facts = facts(app, sweep).await?;
     let outside = outside(app, sweep, &runs).await?;
     let (sweep, query) = (sweep.clone(), query.clone());
@@ -52,7 +52,7 @@ pub(super) async fn page(app: &App, sweep: &SweepRow, query: &Query) -> Result<P
         let (rows, columns) = usual_axes(shown);
         let (rows, columns) = (query.keys("rows").unwrap_or(rows), query.keys("columns").unwrap_or(columns));
         let grid = Grid::new(shown, rows, columns)?;
-        Ok(written(&sweep, &query, &facts, &grid, &outside))
+        Ok(Page { change, ..written(&sweep, &query, &facts, &grid, &outside) })
     };
     tokio::task::spawn_blocking(writing).await.map_err(|_| stopped())?
 }
@@ -194,16 +194,20 @@ fn running(list: &[News]) -> Html {
     table.written()
 }
 
-/// Writes where an attempt is within its phase.
-pub(super) fn position(news: &News) -> Html {
-    let Some(progress) = news.progress else { return Html::of("starting") };
-    let phase = match progress.phase {
+/// Returns what an attempt does.
+pub(super) fn phase(progress: &Progress) -> String {
+    match progress.phase {
         Phase::Loading => "loading".to_owned(),
         Phase::Training => format!("training epoch {}", progress.epoch + 1),
         Phase::Validation => format!("validating epoch {}", progress.epoch + 1),
         Phase::Evaluation => "evaluating".to_owned(),
-    };
-    let mut html = Html::of(phase);
+    }
+}
+
+/// Writes where an attempt is within its phase.
+fn position(news: &News) -> Html {
+    let Some(progress) = news.progress else { return Html::of("starting") };
+    let mut html = Html::of(phase(&progress));
     if progress.steps > 0 {
         let (step, steps) = (progress.step.to_string(), progress.steps.to_string());
         html.raw(" ").labelled("progress", &[("value", &step), ("max", &steps), ("aria-label", "steps")], "");

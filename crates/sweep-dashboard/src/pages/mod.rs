@@ -18,7 +18,7 @@ use axum::routing::get;
 use sweep_core::spec::RunId;
 use sweep_store::SweepRow;
 
-use crate::app::App;
+use crate::app::{App, Haste};
 use crate::assets;
 use crate::error::Failure;
 use crate::html::Html;
@@ -48,7 +48,7 @@ pub(crate) struct Page {
     pub(crate) body: Html,
     /// What may change, in the order of the page.
     pub(crate) parts: Vec<Part>,
-    /// The change of the database that it was written after.
+    /// The change of the database that all of it was read after.
     pub(crate) change: u64,
     /// Where changes come from; empty where none do.
     pub(crate) events: String,
@@ -85,15 +85,13 @@ impl Page {
 
 impl View {
     /// Reads and writes the page.
-    pub(crate) async fn page(&self, app: &App) -> Result<Page, Failure> {
-        let change = app.look().await?;
-        let page = match self {
-            Self::Grid(sweep, query) => grid::page(app, sweep, query).await?,
-            Self::Runs(sweep, query) => runs::page(app, sweep, query).await?,
-            Self::Compare(sweep, query) => compare::page(app, sweep, query).await?,
-            Self::Run(run) => run::page(app, *run).await?,
-        };
-        Ok(Page { change, ..page })
+    pub(crate) async fn page(&self, app: &App, haste: Haste) -> Result<Page, Failure> {
+        match self {
+            Self::Grid(sweep, query) => grid::page(app, sweep, query, haste).await,
+            Self::Runs(sweep, query) => runs::page(app, sweep, query, haste).await,
+            Self::Compare(sweep, query) => compare::page(app, sweep, query, haste).await,
+            Self::Run(run) => run::page(app, *run).await,
+        }
     }
 }
 
@@ -210,7 +208,7 @@ async fn nothing(uri: Uri) -> Failure {
 }
 
 async fn show(app: &App, view: &View) -> Answer {
-    Ok(frame::framed(&view.page(app).await?))
+    Ok(frame::framed(&view.page(app, Haste::Soon).await?))
 }
 
 async fn sweep_of(app: &App, number: &str) -> Result<SweepRow, Failure> {

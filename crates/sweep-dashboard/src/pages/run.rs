@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use sweep_core::event::Split;
 use sweep_core::spec::RunId;
 use sweep_store::{
-    Attempt, CheckpointRow, EpochRow, EvaluationRow, Gate, ModelRow, Progress, Provenance, ResultRow, State,
-    SweepId,
+    Attempt, CheckpointRow, EpochRow, EvaluationRow, Gate, ModelRow, Provenance, ResultRow, State, SweepId,
 };
 
 use super::Page;
-use super::grid::{paragraph, run_link, share};
+use super::grid::{paragraph, phase, run_link, share};
 use crate::app::{App, stopped};
 use crate::cell::Standing;
 use crate::charts;
@@ -20,6 +19,8 @@ use crate::html::{Html, Table, duration, short};
 
 /// Bytes at the end of a log that are shown.
 const LOG: u64 = 6_000;
+/// Sweeps of a run that its page links to, at most.
+const SWEEPS: usize = 5;
 /// Attempts and epochs that are listed, at most: the latest.
 const LISTED: usize = 50;
 
@@ -41,8 +42,10 @@ struct Facts {
 
 /// Returns the page of a run.
 pub(super) async fn page(app: &App, run: RunId) -> Result<Page, Failure> {
+    let change = app.look().await?;
     let facts = gather(app, run).await?;
-    tokio::task::spawn_blocking(move || written(&facts)).await.map_err(|_| stopped())
+    let page = tokio::task::spawn_blocking(move || written(&facts)).await.map_err(|_| stopped())?;
+    Ok(Page { change, ..page })
 }
 
 async fn gather(app: &App, run: RunId) -> Result<Facts, Failure> {
@@ -52,11 +55,12 @@ async fn gather(app: &App, run: RunId) -> Result<Facts, Failure> {
     let attempts = reader.attempts_of(run).await?;
     let log = attempts.last().map(|attempt| app.home.log(run, attempt.number));
     let spec = reader.spec(run).await?;
+    let evaluations = reader.evaluations_of(run).await?;
     Ok(Facts {
         sweeps: reader.sweeps_of(run).await?,
         epochs: reader.epochs_of(run).await?,
-        evaluations: reader.evaluations_of(run).await?,
-        gates: reader.gates_of(run).await?,
+        gates: app.gates(run, evaluations.len()).await?,
+        evaluations,
         provenance: reader.provenance_of(run).await?,
         checkpoints: reader.checkpoints_of(run).await?,
         model: reader.model_of(run).await?,
@@ -97,6 +101,7 @@ fn written(facts: &Facts) -> Page {
         way: facts
             .sweeps
             .iter()
+            .take(SWEEPS)
             .map(|(sweep, name)| (format!("/sweep/{}", sweep.number()), name.clone()))
             .collect(),
         events: format!("/run/{}/events", result.id),
@@ -156,7 +161,9 @@ fn state(facts: &Facts) -> Html {
     html.text(format!(", {} of {} epochs", result.epochs_done, result.epochs));
     if let Some(attempt) = facts.attempts.last().filter(|_| result.state == State::Running) {
         if let Some(progress) = &attempt.progress {
-            html.text("; ").text(phase(progress));
+            html.text("; ")
+                .text(phase(progress))
+                .text(format!(", step {} of {}", progress.step, progress.steps));
         }
         html.text("; heard ").moment(attempt.heard_ms.unwrap_or(attempt.started_ms));
     }
@@ -171,17 +178,6 @@ fn state(facts: &Facts) -> Html {
         html.text(". It starts from the model of ").html(&run_link(dependency));
     }
     html
-}
-
-fn phase(progress: &Progress) -> String {
-    use sweep_core::event::Phase::{Evaluation, Loading, Training, Validation};
-    let name = match progress.phase {
-        Loading => "loading".to_owned(),
-        Training => format!("training epoch {}", progress.epoch + 1),
-        Validation => format!("validating epoch {}", progress.epoch + 1),
-        Evaluation => "evaluating".to_owned(),
-    };
-    format!("{name}, step {} of {}", progress.step, progress.steps)
 }
 
 fn numbers(result: &ResultRow) -> Html {

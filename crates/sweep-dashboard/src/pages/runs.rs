@@ -6,7 +6,7 @@ use sweep_store::{Metric, ResultRow, SweepRow};
 
 use super::Page;
 use super::grid::{run_link, share};
-use crate::app::{App, stopped};
+use crate::app::{App, Haste, stopped};
 use crate::cell::Standing;
 use crate::error::Failure;
 use crate::html::{Html, Table};
@@ -44,8 +44,8 @@ struct Chosen {
 }
 
 /// Returns the list.
-pub(super) async fn page(app: &App, sweep: &SweepRow, query: &Query) -> Result<Page, Failure> {
-    let runs = app.runs(sweep.id, &METRICS).await?;
+pub(super) async fn page(app: &App, sweep: &SweepRow, query: &Query, haste: Haste) -> Result<Page, Failure> {
+    let (runs, change) = app.runs(sweep.id, &METRICS, haste).await?;
     let chosen = match choose(&runs, query).await {
         Ok(chosen) => chosen,
         // A condition that does not fit is said above the form, which is there to mend it.
@@ -53,7 +53,7 @@ pub(super) async fn page(app: &App, sweep: &SweepRow, query: &Query) -> Result<P
         Err(failure) => return Err(failure),
     };
     let rows = app.reader.results_of(&chosen.ids).await?;
-    Ok(written(sweep, query, &chosen, &rows))
+    Ok(Page { change, ..written(sweep, query, &chosen, &rows) })
 }
 
 async fn choose(runs: &std::sync::Arc<Runs>, query: &Query) -> Result<Chosen, Failure> {
@@ -239,7 +239,7 @@ pub(super) fn filters(conditions: &[&str]) -> Html {
                 ("name", "where"),
                 ("value", condition),
                 ("size", &width),
-                ("placeholder", "state=failed, seed>=1"),
+                ("placeholder", "state=failed"),
                 ("autocomplete", "off"),
                 ("spellcheck", "false"),
             ],
