@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// Returns `text` such that HTML and SVG show it as it is, between tags and in quoted attributes alike. Control characters,
 /// which XML cannot hold, become the replacement character.
-pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_special) {
         return Cow::Borrowed(text);
     }

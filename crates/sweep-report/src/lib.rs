@@ -27,8 +27,12 @@ mod runs;
 mod specification;
 pub mod statistics;
 
-pub use chart::{Axis, Bar, Body, Cell, Entry, Figure, Group, Panel, Point, Series, Style, Swatch, Trace};
+pub use chart::{
+    Axis, Bar, Body, Cell, Entry, Figure, Group, Panel, Point, Series, Style, Swatch, Trace, heat_rules,
+    stylesheet,
+};
 pub use error::{Error, Result};
+pub use escape::escape;
 pub use figures::{Drawn, Omitted, draw};
 pub use filter::Condition;
 pub use folder::{Form, Written, write};

@@ -28,7 +28,7 @@ const CHECKPOINT_PAGES: &str = "4000";
 const ROWS_AHEAD: usize = 8192;
 
 /// Connections of the reading pool; each has a thread of its own.
-const READERS: u32 = 4;
+pub(crate) const READERS: u32 = 4;
 
 /// Opens the writing connection: creates the file, and brings its schema up to date.
 ///

@@ -20,6 +20,9 @@ const INSTRUCTIONS_A_LOOK: i32 = 10_000;
 /// SQLite's code for a statement that was interrupted.
 const INTERRUPTED: &str = "9";
 
+/// The same as a number.
+pub(crate) const INTERRUPTED_CODE: u32 = 9;
+
 /// What a query may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -101,7 +104,8 @@ impl Reader {
     }
 }
 
-async fn stop_in(connection: &mut SqliteConnection, time: Duration) -> sqlx::Result<()> {
+/// Stops whatever runs on a connection `time` from now.
+pub(crate) async fn stop_in(connection: &mut SqliteConnection, time: Duration) -> sqlx::Result<()> {
     let start = Instant::now();
     let mut handle = connection.lock_handle().await?;
     handle.set_progress_handler(INSTRUCTIONS_A_LOOK, move || start.elapsed() < time);

@@ -64,6 +64,11 @@ impl Reader {
         Self { path: path.to_owned(), pool: connection::reading_pool(options.clone()), options, newer: None }
     }
 
+    /// Returns a reader of the same file through other connections.
+    pub(crate) fn with_pool(&self, pool: SqlitePool) -> Self {
+        Self { pool, ..self.clone() }
+    }
+
     /// Returns the settings of this reader's connections.
     pub(crate) fn options(&self) -> SqliteConnectOptions {
         self.options.clone()

@@ -3,6 +3,7 @@
 //!
 //! It knows the worker's protocol (command line, `events.jsonl`, exit codes) but neither the scheduler nor the store.
 
+mod browser;
 mod build;
 pub mod hub;
 mod sample;
@@ -11,6 +12,7 @@ mod wait;
 pub mod worker;
 mod workspace;
 
+pub use browser::{Browser, chromium};
 pub use build::fake_worker;
 pub use sample::{id_of, sample_run, sample_run_after};
 pub use script::{Action, SCRIPT_VARIABLE, Script};

@@ -1,5 +1,6 @@
 //! The command line: definitions only.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -67,6 +68,8 @@ pub(crate) enum Command {
     Evaluate(EvaluateArgs),
     /// Write the paper's figures and tables of a sweep as one HTML page and files.
     Report(ReportArgs),
+    /// Show a running grid in the browser: the grid, its runs, live curves, comparisons (read-only).
+    Serve(ServeArgs),
     /// Write results in the form of other programs: CSV, JSON, Parquet, a folder for MLflow.
     Export(ExportArgs),
     /// Make the database again from the files of the home folder; the old one is kept beside it.
@@ -476,6 +479,31 @@ pub(crate) enum FigureForm {
     /// No file; figures are in the page all the same.
     None,
 }
+
+#[derive(Debug, Args)]
+#[command(after_help = SERVE_EXAMPLES)]
+pub(crate) struct ServeArgs {
+    /// The sweep that the first page shows, by name. Default: the only one, or a list.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sweep: Option<String>,
+
+    /// Where to listen; port 0 takes one that is free.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) address: SocketAddr,
+
+    /// What readers must show; needed where other machines can reach the address.
+    #[arg(long, value_name = "TOKEN", env = "SWEEP_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+}
+
+const SERVE_EXAMPLES: &str = "\
+Prints the address of the first page on standard output and answers until Ctrl-C. Nothing can be changed through it.
+
+Examples:
+  sweep serve
+  sweep serve --sweep paper --address 127.0.0.1:0
+  SWEEP_TOKEN=$(openssl rand -hex 16) sweep serve --address 0.0.0.0:8080
+  ssh -L 8080:127.0.0.1:8080 HOST      # the better way to a grid on another machine";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXPORT_EXAMPLES)]

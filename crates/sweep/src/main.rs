@@ -74,6 +74,7 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Compare(arguments) => commands::compare::run(&home, &arguments),
         Command::Evaluate(arguments) => commands::evaluate::run(&home, &arguments),
         Command::Report(arguments) => commands::report::run(&home, &arguments),
+        Command::Serve(arguments) => commands::serve::run(&home, &arguments),
         Command::Export(arguments) => commands::export::run(&home, &arguments),
         Command::Rebuild => commands::rebuild::run(&home),
         Command::Schema => commands::schema::run(),

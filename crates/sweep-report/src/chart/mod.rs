@@ -13,7 +13,8 @@ mod png;
 mod sheet;
 mod text;
 
-pub(crate) use palette::{CURVES, stylesheet};
+pub(crate) use palette::CURVES;
+pub use palette::{heat_rules, stylesheet};
 pub(crate) use sheet::{panel_svg, swatch_svg};
 pub(crate) use text::in_lines;
 

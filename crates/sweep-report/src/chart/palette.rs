@@ -62,8 +62,9 @@ pub(crate) fn variable(colour: (u8, u8, u8)) -> Option<&'static str> {
     found.map(|tone| tone.name)
 }
 
-/// Returns the CSS variables of a light page, or of a dark one.
-pub(crate) fn stylesheet(is_dark: bool) -> String {
+/// Returns the CSS variables of a light page, or of a dark one: `--ink`, `--faint`, `--grid`, `--paper`, and `--curve-0` to
+/// `--curve-7` for series.
+pub fn stylesheet(is_dark: bool) -> String {
     let variable = |tone: &Tone| {
         let RGBColor(red, green, blue) = if is_dark { tone.dark } else { tone.light };
         format!("--{}:#{red:02x}{green:02x}{blue:02x};", tone.name)
@@ -90,6 +91,18 @@ pub(crate) fn heat(part: f64) -> (RGBColor, bool) {
         ((to - from).mul_add(place - left as f64, from)).round() as u8
     };
     (RGBColor(mix(0), mix(1), mix(2)), part > 0.5)
+}
+
+/// Returns the rules of the classes `heat-0` to `heat-N`, N being `steps` and at least 1: background and text of a table's
+/// cell from least to most, and of a shape its fill. They are the same on a light and on a dark page.
+pub fn heat_rules(steps: u32) -> String {
+    let rule = |step: u32| {
+        let (RGBColor(red, green, blue), is_dark) = heat(f64::from(step) / f64::from(steps.max(1)));
+        let (colour, text) =
+            (format!("#{red:02x}{green:02x}{blue:02x}"), if is_dark { "#000" } else { "#fff" });
+        format!(".heat-{step}{{background:{colour};fill:{colour};color:{text}}}")
+    };
+    (0..=steps.max(1)).map(rule).collect()
 }
 
 #[cfg(test)]
