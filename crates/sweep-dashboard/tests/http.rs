@@ -45,8 +45,11 @@ impl Scene {
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> TcpStream {
         let mut stream = TcpStream::connect(&self.host).unwrap();
         stream.set_read_timeout(Some(sweep_testkit::PATIENCE)).unwrap();
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        write!(stream, "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\n").unwrap();
+        for (name, value) in headers {
+            write!(stream, "{name}: {value}\r\n").unwrap();
+        }
+        write!(stream, "Connection: close\r\n\r\n").unwrap();
         stream
     }
 }
@@ -219,7 +222,9 @@ fn changes_come_by_themselves_and_nothing_else_does() {
     }
     let found = std::iter::from_fn(|| Some(parts(grid.next()))).find(|parts| {
         parts.iter().any(|part| {
-            part["html"].as_str().is_some_and(|html| html.contains("12/12") && html.contains("training epoch 13"))
+            part["html"]
+                .as_str()
+                .is_some_and(|html| html.contains("12/12") && html.contains("training epoch 13"))
         })
     });
     let changed = found.unwrap();
