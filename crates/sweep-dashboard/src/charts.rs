@@ -14,6 +14,9 @@ const HEIGHT: usize = 340;
 /// Radii are shown in units of 1/255.
 const UNIT: f64 = 255.0;
 
+/// Takes a loss out of an epoch; `None` where it was not finite.
+type Loss = fn(&EpochRow) -> Option<f64>;
+
 /// Returns validation accuracy over epochs, with the radius of training.
 pub(crate) fn accuracy(epochs: &[EpochRow], budget: u32) -> String {
     let share = |part: u32, whole: u32| 100.0 * f64::from(part) / f64::from(whole);
@@ -45,7 +48,7 @@ pub(crate) fn accuracy(epochs: &[EpochRow], budget: u32) -> String {
 /// Returns losses over epochs.
 pub(crate) fn losses(epochs: &[EpochRow], budget: u32) -> String {
     let mut plot = over_epochs(budget);
-    let series: [(&str, fn(&EpochRow) -> Option<f64>, DashType); 3] = [
+    let series: [(&str, Loss, DashType); 3] = [
         ("clean", |epoch| epoch.clean_loss, DashType::Solid),
         ("robust", |epoch| epoch.robust_loss, DashType::Dash),
         ("training", |epoch| epoch.train_loss, DashType::Dot),

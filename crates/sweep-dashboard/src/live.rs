@@ -126,7 +126,7 @@ impl Follower {
                     continue;
                 }
             };
-            let is_known = self.has.is_some() || self.since == Some(page.change);
+            let is_known = self.has.is_some() || self.has_page_of(page.change).await;
             let changed = self.changed(&page.parts, is_known);
             let change = page.change;
             self.has = Some(page.parts.into_iter().map(|part| (part.id, part.content)).collect());
@@ -134,6 +134,12 @@ impl Follower {
                 return Some(Event::default().event("parts").id(change.to_string()).data(data));
             }
         }
+    }
+
+    /// Returns whether the browser's page is the one just written, after `change`. Where something has changed while that was
+    /// read, it may hold more than the browser has.
+    async fn has_page_of(&self, change: u64) -> bool {
+        self.since == Some(change) && self.app.look().await.is_ok_and(|now| now == change)
     }
 
     /// Returns what to send, as JSON: the parts that differ, or that there are others now, which needs a new page.

@@ -1,7 +1,5 @@
 //! The pages as a browser shows them, while the grid is written. Needs Chromium; says so where there is none.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 mod common;
 
 use std::io::Write as _;

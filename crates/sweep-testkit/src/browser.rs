@@ -6,11 +6,12 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
-use crate::wait::{PATIENCE, wait_until};
+use crate::wait::{INTERVAL, PATIENCE};
 
 /// Programs that are Chromium under one of its names.
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
@@ -114,9 +115,16 @@ impl Browser {
     /// Waits until an expression is true.
     ///
     /// # Panics
-    /// Panics with `what` if it does not become so.
+    /// Panics with `what`, and what the page shows instead, if it does not become so.
     pub fn wait_for(&mut self, what: &str, expression: &str) {
-        wait_until(what, || (self.evaluate(expression) == Value::Bool(true)).then_some(()));
+        let deadline = Instant::now() + PATIENCE;
+        while self.evaluate(expression) != Value::Bool(true) {
+            if Instant::now() > deadline {
+                let shown = self.evaluate("location.href + '\\n' + document.body.innerText");
+                panic!("waited in vain for {what}: {expression}\n{shown:#}\n{:#?}", self.complaints);
+            }
+            std::thread::sleep(INTERVAL);
+        }
     }
 
     /// Clicks in the middle of the first element that fits a selector, as a person does.

@@ -41,9 +41,9 @@ pub(crate) fn grid() -> Vec<RunSpec> {
                 for (size, dataset) in ["aircraft", "cub", "dogs"].into_iter().enumerate() {
                     for seed in 0..2 {
                         let mut spec = sample_run(seed);
-                        spec.backbone.name = backbone.to_owned();
+                        backbone.clone_into(&mut spec.backbone.name);
                         spec.backbone.definition.normalization.mean = [0.1 * number as f64; 3];
-                        spec.dataset.name = dataset.to_owned();
+                        dataset.clone_into(&mut spec.dataset.name);
                         spec.input_size = 16 * (1 + size as u32);
                         spec.target_epsilon = Epsilon::from_255ths(target);
                         spec.epsilon_schedule = schedule.clone();
@@ -155,7 +155,11 @@ impl Scene {
         });
         let events: Vec<Event> = points.chain([Event::Succeeded]).collect();
         self.say(index, attempt, 100, events);
-        self.settle(index, attempt, Settlement { exit_code: Some(0), ..Settlement::new(Outcome::Succeeded) });
+        self.settle(
+            index,
+            attempt,
+            &Settlement { exit_code: Some(0), ..Settlement::new(Outcome::Succeeded) },
+        );
     }
 
     /// Lets an attempt fail, with a hostile message and log.
@@ -169,11 +173,11 @@ impl Scene {
             log_tail: Some(format!("epoch 1\n{HOSTILE}\n")),
             ..Settlement::new(Outcome::Failed { failure, retry: false })
         };
-        self.settle(index, attempt, settlement);
+        self.settle(index, attempt, &settlement);
     }
 
-    fn settle(&self, index: usize, attempt: u32, settlement: Settlement) {
-        let settling = self.store.settle(self.specs[index].id(), attempt, &settlement, now_ms());
+    fn settle(&self, index: usize, attempt: u32, settlement: &Settlement) {
+        let settling = self.store.settle(self.specs[index].id(), attempt, settlement, now_ms());
         assert!(self.runtime.block_on(settling).unwrap());
     }
 
