@@ -167,6 +167,7 @@ mod tests {
             train_seconds: 0.0,
             validation_seconds: 0.0,
             trained_by: None,
+            finished_ms: 0,
         };
         let epochs: Vec<EpochRow> = (0..5_000).map(epoch).collect();
         let figure: Value = serde_json::from_str(&accuracy(&epochs, 5_000)).unwrap();
