@@ -33,6 +33,7 @@ mod row;
 mod state;
 mod statement;
 mod store;
+mod submissions;
 mod sweep_file;
 mod upgrade;
 
@@ -52,4 +53,5 @@ pub use replacement::Replacement;
 pub use results::ResultRow;
 pub use state::{Failure, RunState, State};
 pub use store::Store;
+pub use submissions::{Adopted, Submission, Submitted};
 pub use sweep_file::SweepFile;
