@@ -32,6 +32,8 @@ mod retry;
 mod settings;
 mod settle;
 mod slots;
+#[cfg_attr(not(test), expect(dead_code, reason = "the controller of Slurm's jobs is the next part"))]
+mod slurm;
 mod supervise;
 mod tail;
 mod update;

@@ -1,0 +1,11 @@
+//! Slurm as the engine that runs workers.
+//!
+//! It is driven by its commands, without a library of it: [`client`] runs them, [`rows`] reads what they print,
+//! [`states`] says what Slurm's words mean for a run, and [`script`] writes what is submitted. What Slurm says is a hint
+//! and never a result: how a run ended is for its worker's events to say.
+
+pub(crate) mod client;
+pub(crate) mod error;
+pub(crate) mod rows;
+pub(crate) mod script;
+pub(crate) mod states;
