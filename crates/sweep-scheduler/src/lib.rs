@@ -24,6 +24,7 @@ mod executor;
 mod families;
 mod files;
 mod launch;
+mod ledger;
 mod memory;
 mod queue;
 mod rebuild;

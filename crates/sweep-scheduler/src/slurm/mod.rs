@@ -4,8 +4,12 @@
 //! [`states`] says what Slurm's words mean for a run, and [`script`] writes what is submitted. What Slurm says is a hint
 //! and never a result: how a run ended is for its worker's events to say.
 
+pub(crate) mod agent;
 pub(crate) mod client;
 pub(crate) mod error;
+pub(crate) mod job;
+pub(crate) mod orders;
 pub(crate) mod rows;
 pub(crate) mod script;
+pub(crate) mod signs;
 pub(crate) mod states;
