@@ -9,3 +9,6 @@ pub(crate) mod error;
 pub(crate) mod rows;
 pub(crate) mod script;
 pub(crate) mod states;
+
+#[cfg(test)]
+mod tests;
