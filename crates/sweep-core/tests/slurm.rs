@@ -98,7 +98,11 @@ fn what_is_refused_and_where() {
         ("array_limit: 0", "execution.array_limit: `0`", "from 1 to"),
         ("runs_per_job: 0", "execution.runs_per_job: `0`", "from 1 to"),
         ("setup: module load cuda", "execution.setup: `module load cuda`", "a list"),
-        ("sbatch: [--exclusive, --array=0-9]", "execution.sbatch[1]: `--array=0-9`", "is set by sweep itself"),
+        (
+            "sbatch: [--exclusive, --array=0-9]",
+            "execution.sbatch[1]: `--array=0-9`",
+            "is set by sweep itself",
+        ),
         ("sbatch: [--wrap=true]", "execution.sbatch[0]: `--wrap=true`", "write `setup`"),
         ("sbatch: [--time=1]", "execution.sbatch[0]: `--time=1`", "write `time`"),
         ("sbatch: [-C a100]", "execution.sbatch[0]: `-C a100`", "such as --constraint=a100"),
@@ -132,7 +136,15 @@ fn the_schema_knows_it() {
     };
     assert!(is_valid(EVERYTHING));
     assert!(is_valid("execution: {executor: slurm, gpus: 2, time: 90}"));
-    for keys in ["gpus: 0", "gpus: [1]", "memory: 16", "time: 24:00", "runs_per_job: 0", "sbatch: [-C]", "executor: moon"] {
+    for keys in [
+        "gpus: 0",
+        "gpus: [1]",
+        "memory: 16",
+        "time: 24:00",
+        "runs_per_job: 0",
+        "sbatch: [-C]",
+        "executor: moon",
+    ] {
         assert!(!is_valid(&format!("execution: {{{keys}}}")), "{keys}");
     }
     let properties = &json_schema()["properties"]["execution"]["anyOf"][1]["properties"];

@@ -61,7 +61,9 @@ impl Cluster {
     /// Panics if Slurm is installed and does not start.
     pub fn start(size: &ClusterSize) -> Option<Self> {
         if let Some(missing) = PROGRAMS.iter().find(|program| !is_installed(program)) {
-            let line = format!("NOT CHECKED: no Slurm here, `{missing}` is missing (packages slurm-wlm and munge)\n");
+            let line = format!(
+                "NOT CHECKED: no Slurm here, `{missing}` is missing (packages slurm-wlm and munge)\n"
+            );
             // Past the test harness, which keeps what passing tests print to itself.
             std::io::stderr().write_all(line.as_bytes()).expect("standard error can be written");
             return None;
@@ -85,7 +87,9 @@ impl Cluster {
 
     fn start_daemons(&self) -> Result<(), String> {
         self.spawn("munged", &self.site.munged(), &[]);
-        self.until(&["munged"], "munged", || self.run("munge", ["--no-input", "--socket", &self.site.socket()]))?;
+        self.until(&["munged"], "munged", || {
+            self.run("munge", ["--no-input", "--socket", &self.site.socket()])
+        })?;
         self.spawn("slurmctld", &["slurmctld".to_owned(), "-D".to_owned()], &[]);
         self.until(&["slurmctld"], "slurmctld", || self.ping())?;
         let nodes: Vec<String> = (1..=self.site.size.nodes).map(node_name).collect();
@@ -181,7 +185,8 @@ impl Cluster {
     /// Panics if it does not start.
     pub fn start_controller(&self) {
         self.spawn("slurmctld", &["slurmctld".to_owned(), "-D".to_owned()], &[]);
-        self.until(&["slurmctld"], "slurmctld", || self.ping()).expect("a controller that ran before starts again");
+        self.until(&["slurmctld"], "slurmctld", || self.ping())
+            .expect("a controller that ran before starts again");
     }
 
     fn node(&self, number: u32) -> String {
@@ -226,12 +231,15 @@ impl Cluster {
     fn until_nodes_work(&self, nodes: &[String]) -> Result<(), String> {
         let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
         self.until(&names, "nodes that take jobs", || {
-            let Some(states) = self.ask("sinfo", ["--noheader", "--Node", "--partition=main", "--format=%N %T"]) else {
+            let Some(states) =
+                self.ask("sinfo", ["--noheader", "--Node", "--partition=main", "--format=%N %T"])
+            else {
                 return false;
             };
             let works = |line: &str| {
                 let (node, state) = line.split_once(' ').unwrap_or_default();
-                nodes.iter().any(|name| name == node) && ["idle", "mixed", "allocated", "completing"].contains(&state.trim())
+                nodes.iter().any(|name| name == node)
+                    && ["idle", "mixed", "allocated", "completing"].contains(&state.trim())
             };
             states.lines().filter(|line| works(line)).count() == nodes.len()
         })
@@ -246,7 +254,8 @@ impl Cluster {
     }
 
     fn ask<const N: usize>(&self, program: &str, arguments: [&str; N]) -> Option<String> {
-        let output: Output = self.client(program).args(arguments).output().expect("Slurm's commands can be started");
+        let output: Output =
+            self.client(program).args(arguments).output().expect("Slurm's commands can be started");
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -255,7 +264,9 @@ impl Cluster {
         let mut command = Command::new(found(program).unwrap_or_else(|| program.into()));
         let foreign = |name: &OsStr| {
             let bytes = name.as_encoded_bytes();
-            [&b"SLURM"[..], b"SBATCH_", b"SQUEUE_", b"SCANCEL_", b"SACCT_"].iter().any(|part| bytes.starts_with(part))
+            [&b"SLURM"[..], b"SBATCH_", b"SQUEUE_", b"SCANCEL_", b"SACCT_"]
+                .iter()
+                .any(|part| bytes.starts_with(part))
         };
         for (name, _) in std::env::vars_os().filter(|(name, _)| foreign(name)) {
             command.env_remove(name);

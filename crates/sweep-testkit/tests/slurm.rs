@@ -24,7 +24,8 @@ fn submit(cluster: &Cluster, flags: &[&str]) -> String {
 
 /// Returns how many tasks of a job are in a state.
 fn count(cluster: &Cluster, job: &str, state: &str) -> usize {
-    let states = cluster.command("squeue", ["--noheader", "--array", "--states=all", "--format=%T", "--jobs", job]);
+    let states =
+        cluster.command("squeue", ["--noheader", "--array", "--states=all", "--format=%T", "--jobs", job]);
     states.lines().filter(|line| *line == state).count()
 }
 
@@ -42,8 +43,10 @@ fn tasks_have_gpus_of_their_own_and_survive_what_is_done_to_the_cluster() {
     let Some(cluster) = Cluster::start(&SIZE) else { return };
     let job = submit(&cluster, &["--array=0-5", "--gres=gpu:1", "--requeue"]);
     wait_for(&cluster, &job, "RUNNING", 6);
-    let of_tasks = || (0..6).filter_map(|task| devices(&cluster, task).last().cloned()).collect::<BTreeSet<_>>();
-    let places = wait_until("six tasks that say where they are", || Some(of_tasks()).filter(|all| all.len() == 6));
+    let of_tasks =
+        || (0..6).filter_map(|task| devices(&cluster, task).last().cloned()).collect::<BTreeSet<_>>();
+    let places =
+        wait_until("six tasks that say where they are", || Some(of_tasks()).filter(|all| all.len() == 6));
     let expected: BTreeSet<String> =
         (1..=3).flat_map(|node| (0..2).map(move |gpu| format!("n{node} {gpu}"))).collect();
     assert_eq!(places, expected);
@@ -90,7 +93,8 @@ fn nothing_of_a_cluster_outlives_it() {
 }
 
 fn processes_with(variable: &str) -> usize {
-    let environments = fs::read_dir("/proc").unwrap().flatten().map(|entry| fs::read(entry.path().join("environ")));
+    let environments =
+        fs::read_dir("/proc").unwrap().flatten().map(|entry| fs::read(entry.path().join("environ")));
     let bears = |bytes: &Vec<u8>| bytes.split(|byte| *byte == 0).any(|pair| pair == variable.as_bytes());
     environments.flatten().filter(bears).count()
 }

@@ -83,9 +83,9 @@ fn memory(text: &str) -> Result<u64, String> {
 
 fn time(text: &str) -> Result<Duration, String> {
     let seconds = parse_time_limit(text);
-    seconds.map(Duration::from_secs).ok_or_else(|| {
-        "expected a time limit such as 12:00:00, 2-00:00:00, 90 (minutes) or 12h".to_owned()
-    })
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "expected a time limit such as 12:00:00, 2-00:00:00, 90 (minutes) or 12h".to_owned())
 }
 
 fn runs_per_job(text: &str) -> Result<NonZeroU32, String> {

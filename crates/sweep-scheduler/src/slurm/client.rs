@@ -161,8 +161,9 @@ impl Slurm {
         let answer = self.call("scontrol", ["show", "config"]).await?;
         let value = setting(&answer.output, "MaxArraySize").and_then(|value| value.parse::<u32>().ok());
         let value = value.ok_or_else(|| unreadable("scontrol", "a configuration without MaxArraySize"))?;
-        NonZeroU32::new(value)
-            .ok_or_else(|| SlurmError::Rejected { text: "job arrays are switched off (MaxArraySize=0)".to_owned() })
+        NonZeroU32::new(value).ok_or_else(|| SlurmError::Rejected {
+            text: "job arrays are switched off (MaxArraySize=0)".to_owned(),
+        })
     }
 
     /// Puts a question to the accounting; `None` where there is none or it does not answer, which is no reason to stop:

@@ -71,7 +71,8 @@ impl SlurmError {
 /// Slurm names the limit in a word such as `QOSMaxSubmitJobPerUserLimit`. Without such a word, only the policy is named:
 /// then it is taken for a limit of submissions, since `sbatch --test-only` has passed what the job asks for.
 fn is_submit_limit(text: &str) -> bool {
-    let named: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_limit(word)).collect();
+    let named: Vec<&str> =
+        text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_limit(word)).collect();
     let of_submissions = |word: &&str| word.contains("Submit");
     text.contains(BUSY)
         || named.iter().any(of_submissions)

@@ -131,7 +131,11 @@ fn code_and_signal(text: &str) -> Option<Exit> {
 }
 
 fn of_parts(code: i32, signal: i32) -> Exit {
-    if signal == 0 { Exit { code: Some(code), signal: None } } else { Exit { code: None, signal: Some(signal) } }
+    if signal == 0 {
+        Exit { code: Some(code), signal: None }
+    } else {
+        Exit { code: None, signal: Some(signal) }
+    }
 }
 
 #[cfg(test)]
@@ -148,15 +152,79 @@ mod tests {
     #[test]
     fn lines_of_the_queue_as_captured() {
         let cases = [
-            ("1|0|12|COMPLETED|0|0|n1|None|", Some(0), 12, TaskState::Completed, exit(Some(0), None), Some("n1"), "None"),
-            ("1|1|13|FAILED|0|19200|n1|NonZeroExitCode|", Some(1), 13, TaskState::Failed, exit(Some(75), None), Some("n1"), "NonZeroExitCode"),
-            ("1|4|16|FAILED|0|9|n2|JobLaunchFailure|", Some(4), 16, TaskState::Failed, exit(None, Some(9)), Some("n2"), "JobLaunchFailure"),
-            ("1|6|18|CANCELLED|0|15|n2|None|", Some(6), 18, TaskState::Cancelled, exit(None, Some(15)), Some("n2"), "None"),
+            (
+                "1|0|12|COMPLETED|0|0|n1|None|",
+                Some(0),
+                12,
+                TaskState::Completed,
+                exit(Some(0), None),
+                Some("n1"),
+                "None",
+            ),
+            (
+                "1|1|13|FAILED|0|19200|n1|NonZeroExitCode|",
+                Some(1),
+                13,
+                TaskState::Failed,
+                exit(Some(75), None),
+                Some("n1"),
+                "NonZeroExitCode",
+            ),
+            (
+                "1|4|16|FAILED|0|9|n2|JobLaunchFailure|",
+                Some(4),
+                16,
+                TaskState::Failed,
+                exit(None, Some(9)),
+                Some("n2"),
+                "JobLaunchFailure",
+            ),
+            (
+                "1|6|18|CANCELLED|0|15|n2|None|",
+                Some(6),
+                18,
+                TaskState::Cancelled,
+                exit(None, Some(15)),
+                Some("n2"),
+                "None",
+            ),
             ("1|5|17|RUNNING|0|0|n2|None|", Some(5), 17, TaskState::Running, None, Some("n2"), "None"),
-            ("1|N/A|1|PENDING|0|0||DependencyNeverSatisfied|", None, 1, TaskState::Pending, None, None, "DependencyNeverSatisfied"),
-            ("1|2|1|PENDING|2|0||launch failed requeued held|", Some(2), 1, TaskState::Pending, None, None, "launch failed requeued held"),
-            ("1|2|1|PENDING|0|0||ReqNodeNotAvail, UnavailableNodes:n1,n2|", Some(2), 1, TaskState::Pending, None, None, "ReqNodeNotAvail, UnavailableNodes:n1,n2"),
-            ("1|2|1|PENDING|0|0||drained: disk | fan, see #7|", Some(2), 1, TaskState::Pending, None, None, "drained: disk | fan, see #7"),
+            (
+                "1|N/A|1|PENDING|0|0||DependencyNeverSatisfied|",
+                None,
+                1,
+                TaskState::Pending,
+                None,
+                None,
+                "DependencyNeverSatisfied",
+            ),
+            (
+                "1|2|1|PENDING|2|0||launch failed requeued held|",
+                Some(2),
+                1,
+                TaskState::Pending,
+                None,
+                None,
+                "launch failed requeued held",
+            ),
+            (
+                "1|2|1|PENDING|0|0||ReqNodeNotAvail, UnavailableNodes:n1,n2|",
+                Some(2),
+                1,
+                TaskState::Pending,
+                None,
+                None,
+                "ReqNodeNotAvail, UnavailableNodes:n1,n2",
+            ),
+            (
+                "1|2|1|PENDING|0|0||drained: disk | fan, see #7|",
+                Some(2),
+                1,
+                TaskState::Pending,
+                None,
+                None,
+                "drained: disk | fan, see #7",
+            ),
         ];
         for (line, task, job_id, state, exit, node, reason) in cases {
             let row = queue_row(line).unwrap();
@@ -173,12 +241,22 @@ mod tests {
         let line = "1      |3   |9   |TIMEOUT  |1  |0:9 |n[1-2] |TimeLimit    |";
         let row = queue_row(line).unwrap();
         assert_eq!((row.task, row.job_id, row.restarts), (Some(3), 9, Some(1)));
-        assert_eq!((row.exit, row.node.as_deref(), &*row.reason), (exit(None, Some(9)), Some("n[1-2]"), "TimeLimit"));
+        assert_eq!(
+            (row.exit, row.node.as_deref(), &*row.reason),
+            (exit(None, Some(9)), Some("n[1-2]"), "TimeLimit")
+        );
     }
 
     #[test]
     fn a_line_of_another_form_is_none() {
-        let odd = ["", "|", "1|2|3", "x|2|3|RUNNING|0|0||", "1|[2-9%3]|1|PENDING|0|0||Priority|", "1|2|-3|RUNNING|0|0||None|"];
+        let odd = [
+            "",
+            "|",
+            "1|2|3",
+            "x|2|3|RUNNING|0|0||",
+            "1|[2-9%3]|1|PENDING|0|0||Priority|",
+            "1|2|-3|RUNNING|0|0||None|",
+        ];
         for line in odd {
             assert_eq!(queue_row(line), None, "{line}");
         }

@@ -259,7 +259,8 @@ mod tests {
     #[test]
     fn short_jobs_are_warned_in_their_last_quarter() {
         for (seconds, warning) in [(60, 15), (2, 1), (480, 120), (86_400, 120)] {
-            let options = SlurmOptions { time: Some(Duration::from_secs(seconds)), ..SlurmOptions::default() };
+            let options =
+                SlurmOptions { time: Some(Duration::from_secs(seconds)), ..SlurmOptions::default() };
             let line = arguments(&options, "/logs", None);
             assert!(line.contains(&format!("--signal=B:USR1@{warning} ")), "{line}");
         }

@@ -216,7 +216,16 @@ mod tests {
     fn row(state: &str, reason: &str, exit: Option<Exit>) -> TaskRow {
         let Ok(state) = state.parse();
         let (restarts, node) = (None, None);
-        TaskRow { job: JobId(1), task: Some(0), job_id: 1, state, restarts, exit, node, reason: reason.to_owned() }
+        TaskRow {
+            job: JobId(1),
+            task: Some(0),
+            job_id: 1,
+            state,
+            restarts,
+            exit,
+            node,
+            reason: reason.to_owned(),
+        }
     }
 
     fn code(code: i32) -> Option<Exit> {

@@ -117,12 +117,17 @@ async fn tasks_are_submitted_followed_found_and_cancelled() {
     let job = fixture.submit("sweep-1-g1", 8, &options, ENDS).await.unwrap();
     let is_over = |row: &TaskRow| !matches!(row.meaning(), Meaning::Queued | Meaning::Running);
     fixture.rows_once(job, |rows| rows.iter().filter(|row| is_over(row)).count() == 6).await;
-    fixture.rows_once(job, |rows| rows.iter().filter(|row| row.meaning() == Meaning::Running).count() == 2).await;
+    fixture
+        .rows_once(job, |rows| rows.iter().filter(|row| row.meaning() == Meaning::Running).count() == 2)
+        .await;
     slurm.cancel(job, Some(&[6])).await.unwrap();
     let mut rows = fixture.rows_once(job, |rows| rows.iter().filter(|row| is_over(row)).count() == 7).await;
     rows.sort_by_key(|row| row.task);
     assert_eq!(rows.iter().map(TaskRow::meaning).collect::<Vec<_>>(), MEANINGS);
-    assert!(rows.iter().all(|row| row.job == job && row.node.is_some() && row.restarts == Some(0)), "{rows:#?}");
+    assert!(
+        rows.iter().all(|row| row.job == job && row.node.is_some() && row.restarts == Some(0)),
+        "{rows:#?}"
+    );
     assert_eq!(fixture.log(job, 0).trim_end(), "a, b yes");
 
     let found = Found { jobs: vec![job], surely_all: false };
@@ -167,24 +172,39 @@ async fn what_slurm_refuses_is_told_in_its_words() {
 #[tokio::test]
 async fn what_is_held_and_what_can_never_start_is_blocked() {
     let Some(fixture) = Fixture::new() else { return };
-    let block_of = async |flag: &str| {
-        let options = SlurmOptions { sbatch: vec![flag.to_owned()], ..SlurmOptions::default() };
-        let job = fixture.submit("blocked", 2, &options, "true").await.unwrap();
+    let submit = async |flag: String, program| {
+        let options = SlurmOptions { sbatch: vec![flag], ..SlurmOptions::default() };
+        fixture.submit("blocked", 2, &options, program).await.unwrap()
+    };
+    let blocked = async |job| {
         let is_blocked = |row: &TaskRow| matches!(row.meaning(), Meaning::Blocked { .. });
         let rows = fixture.rows_once(job, |rows| rows.iter().all(is_blocked)).await;
         (rows.len(), rows[0].meaning())
     };
-    let blocked = |block, reason: &str| (2, Meaning::Blocked { block, reason: reason.to_owned() });
-    assert_eq!(block_of("--hold").await, blocked(Block::Held, "JobHeldUser"));
-    assert_eq!(block_of("--exclude=n[1-2]").await, blocked(Block::Never, "BadConstraints"));
+    let expected = |block, reason: &str| (2, Meaning::Blocked { block, reason: reason.to_owned() });
+
+    let held = submit("--hold".to_owned(), "true").await;
+    assert_eq!(blocked(held).await, expected(Block::Held, "JobHeldUser"));
+
+    let failing = submit("--comment=fails".to_owned(), "exit 3").await;
+    let late = submit(format!("--dependency=afterok:{failing}"), "true").await;
+    assert_eq!(blocked(late).await, expected(Block::Never, "DependencyNeverSatisfied"));
+
+    let running = submit("--comment=runs".to_owned(), "exec sleep 1000").await;
+    fixture.rows_once(running, |rows| rows.iter().all(|row| row.meaning() == Meaning::Running)).await;
+    fixture.cluster.command("scontrol", ["requeuehold", &running.to_string()]);
+    assert_eq!(blocked(running).await, expected(Block::Held, "job requeued in held state"));
 }
 
 #[tokio::test]
 async fn a_requeued_task_counts_its_restarts() {
     let Some(fixture) = Fixture::new() else { return };
     let job = fixture.submit("again", 1, &SlurmOptions::default(), "exec sleep 1000").await.unwrap();
-    let running = |restarts| move |rows: &[TaskRow]| {
-        rows.iter().all(|row| row.meaning() == Meaning::Running && row.restarts == Some(restarts)) && !rows.is_empty()
+    let running = |restarts| {
+        move |rows: &[TaskRow]| {
+            rows.iter().all(|row| row.meaning() == Meaning::Running && row.restarts == Some(restarts))
+                && !rows.is_empty()
+        }
     };
     fixture.rows_once(job, running(0)).await;
     fixture.cluster.command("scontrol", ["requeue", &format!("{job}_0")]);

@@ -26,10 +26,12 @@ pub(super) struct Ports {
 impl Ports {
     /// Returns ports that are free at this moment.
     pub(super) fn free(nodes: u32) -> Self {
-        let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback interface has free ports");
+        let bind =
+            |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback interface has free ports");
         // All at once, so that none comes twice.
         let listeners: Vec<TcpListener> = (0..=nodes).map(bind).collect();
-        let port = |listener: &TcpListener| listener.local_addr().expect("a bound socket has an address").port();
+        let port =
+            |listener: &TcpListener| listener.local_addr().expect("a bound socket has an address").port();
         Self { controller: port(&listeners[0]), nodes: listeners[1..].iter().map(port).collect() }
     }
 }
@@ -85,7 +87,8 @@ impl Site {
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("the folder is ours");
         }
         for node in 1..=self.size.nodes {
-            fs::create_dir(self.folder.join(format!("spool/n{node}"))).expect("the temporary folder is writable");
+            fs::create_dir(self.folder.join(format!("spool/n{node}")))
+                .expect("the temporary folder is writable");
         }
         self.write_key();
         self.write_file("etc/slurm.conf", &format!("{}{}", self.general(), self.nodes_and_partitions()));
@@ -173,7 +176,8 @@ PreemptMode=REQUEUE
         let ClusterSize { cpus, gpus, .. } = self.size;
         let gpus = if gpus == 0 { String::new() } else { format!(" Gres=gpu:{gpus}") };
         let nodes = self.ports.nodes.iter().enumerate().map(|(index, port)| {
-            let name = format!("NodeName=n{} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port}", index + 1);
+            let name =
+                format!("NodeName=n{} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port}", index + 1);
             format!("{name} CPUs={cpus} RealMemory=64000{gpus}\n")
         });
         let partitions = [

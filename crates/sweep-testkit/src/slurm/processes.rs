@@ -23,7 +23,8 @@ pub(super) struct Daemon {
 
 impl Daemon {
     pub(super) fn spawn(mut command: Command, log: &Path) -> Self {
-        let log = File::options().create(true).append(true).open(log).expect("the temporary folder is writable");
+        let log =
+            File::options().create(true).append(true).open(log).expect("the temporary folder is writable");
         let errors = log.try_clone().expect("a file can be opened twice");
         command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         Self { child: command.spawn().expect("the caller has looked for the program") }
@@ -76,5 +77,6 @@ fn is_job(pid: i32, configuration: &Path, node: Option<&str>) -> bool {
     };
     let of_cluster = value("SLURM_CONF") == Some(configuration.as_os_str().as_encoded_bytes());
     let of_node = value(NODE_VARIABLE_OF_JOBS).or_else(|| value(NODE_VARIABLE));
-    of_cluster && of_node.is_some_and(|found| node.is_none_or(|node| found == OsStr::new(node).as_encoded_bytes()))
+    of_cluster
+        && of_node.is_some_and(|found| node.is_none_or(|node| found == OsStr::new(node).as_encoded_bytes()))
 }
