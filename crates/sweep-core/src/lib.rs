@@ -34,5 +34,6 @@ pub use quantity::{bytes as parse_bytes, seconds as parse_seconds};
 pub use schema::json_schema;
 pub use set::Assignment;
 pub use slurm::{
-    Executor, Gpus, GpusError, SbatchFlagError, SlurmOptions, check_sbatch_flag, parse_memory, parse_time_limit,
+    Executor, Gpus, GpusError, SbatchFlagError, SlurmOptions, check_sbatch_flag, parse_memory,
+    parse_time_limit,
 };

@@ -299,8 +299,23 @@ mod tests {
             assert_eq!(parse_time_limit(text), Some(seconds), "{text}");
         }
         let nonsense = [
-            "", "0", "0s", "24:00", "1:2:3", "00:60:00", "1-24", "1-", "-1", "1-1-1", "00:00:00", "1:00:00:00",
-            "UNLIMITED", "1.5", "99999999", "+1", "٣",
+            "",
+            "0",
+            "0s",
+            "24:00",
+            "1:2:3",
+            "00:60:00",
+            "1-24",
+            "1-",
+            "-1",
+            "1-1-1",
+            "00:00:00",
+            "1:00:00:00",
+            "UNLIMITED",
+            "1.5",
+            "99999999",
+            "+1",
+            "٣",
         ];
         for text in nonsense {
             assert_eq!(parse_time_limit(text), None, "{text}");
@@ -331,20 +346,50 @@ mod tests {
 
     #[test]
     fn flags_that_are_ours_are_refused_with_their_beginnings() {
-        for flag in ["--constraint=a100", "--exclusive", "--mem-per-cpu=4G", "--gres=gpu:1,shard:2", "--wait-all-nodes=1"] {
+        for flag in [
+            "--constraint=a100",
+            "--exclusive",
+            "--mem-per-cpu=4G",
+            "--gres=gpu:1,shard:2",
+            "--wait-all-nodes=1",
+        ] {
             assert_eq!(check_sbatch_flag(flag), Ok(()), "{flag}");
         }
-        for flag in ["--array=0-3", "--arr=0-3", "--job-name=x", "--parsable", "--output=/x", "--export=ALL", "--clusters=b"] {
+        for flag in [
+            "--array=0-3",
+            "--arr=0-3",
+            "--job-name=x",
+            "--parsable",
+            "--output=/x",
+            "--export=ALL",
+            "--clusters=b",
+        ] {
             assert!(matches!(check_sbatch_flag(flag), Err(SbatchFlagError::Ours { .. })), "{flag}");
         }
-        for (flag, expected) in [("--wrap=true", "setup"), ("--time=1", "time"), ("--part=x", "partition"), ("--mem=4G", "memory")] {
+        for (flag, expected) in [
+            ("--wrap=true", "setup"),
+            ("--time=1", "time"),
+            ("--part=x", "partition"),
+            ("--mem=4G", "memory"),
+        ] {
             let key = match check_sbatch_flag(flag) {
                 Err(SbatchFlagError::Key { key, .. }) => key,
                 other => panic!("{flag}: {other:?}"),
             };
             assert_eq!(key, expected);
         }
-        for flag in ["", "x", "-C", "-a0-3", "--", "--=x", "constraint=a100", "-- x", "--constraint a100", "--Array=1"] {
+        for flag in [
+            "",
+            "x",
+            "-C",
+            "-a0-3",
+            "--",
+            "--=x",
+            "constraint=a100",
+            "-- x",
+            "--constraint a100",
+            "--Array=1",
+        ] {
             assert!(matches!(check_sbatch_flag(flag), Err(SbatchFlagError::Form { .. })), "{flag}");
         }
     }

@@ -703,7 +703,12 @@ pub(crate) static EXECUTION: &[Field] = &[
         Optional,
         "Slurm: partition, or several with commas between them. Default: the cluster's.",
     ),
-    field("account", Kind::Text, Optional, "Slurm: account that the jobs are charged to. Default: the user's."),
+    field(
+        "account",
+        Kind::Text,
+        Optional,
+        "Slurm: account that the jobs are charged to. Default: the user's.",
+    ),
     field("qos", Kind::Text, Optional, "Slurm: quality of service. Default: the account's."),
     field("gpus", Kind::Gpus, Optional, "Slurm: GPUs of a job, such as 1 or a100:1. Default: none."),
     field("cpus", integer(1, 65_536), Optional, "Slurm: processors of a job. Default: the cluster's."),

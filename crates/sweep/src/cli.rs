@@ -11,6 +11,8 @@ use sweep_report::{Condition, Key};
 use sweep_store::{At, Metric};
 use sweep_worker::NamedAttack;
 
+use crate::executor::ExecutorArgs;
+
 /// Sweeps of robust fine-tuning: expand a grid, train every run, compare.
 #[derive(Debug, Parser)]
 #[command(name = "sweep", version, about, after_help = EXIT_CODES, arg_required_else_help = true)]
@@ -172,6 +174,9 @@ pub(crate) struct RunArgs {
     /// Seconds before a run that failed for a passing reason is tried again; it doubles with every failure without progress.
     #[arg(long, value_name = "SECONDS", env = "SWEEP_RETRY_DELAY", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) retry_delay: u64,
+
+    #[command(flatten)]
+    pub(crate) executor: ExecutorArgs,
 
     /// Worker program, for tests. Default: this program.
     #[arg(long, hide = true, env = "SWEEP_WORKER")]

@@ -5,6 +5,7 @@ mod commands;
 mod cost;
 mod disk;
 mod download;
+mod executor;
 mod exit;
 mod files;
 mod hub;

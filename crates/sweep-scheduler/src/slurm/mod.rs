@@ -13,3 +13,6 @@ pub(crate) mod rows;
 pub(crate) mod script;
 pub(crate) mod signs;
 pub(crate) mod states;
+
+#[cfg(test)]
+mod tests;

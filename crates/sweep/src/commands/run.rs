@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
-use sweep_core::{Execution, Grid, Sweep};
+use sweep_core::{Execution, Executor, Grid, Sweep};
 use sweep_scheduler::{
     Device, Halt, RetryPolicy, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch,
 };
@@ -29,6 +29,11 @@ use crate::{printer, support};
 pub(crate) fn run(home: &Home, arguments: RunArgs) -> Result<Exit> {
     let mut loaded = sweeps::load(&arguments.sweep, home, Unknown::Refuse)?;
     support::check(&loaded.grid)?;
+    if let Executor::Slurm(_) = arguments.executor.merged(&loaded.sweep.execution.executor)? {
+        return Err(bad_input(
+            "runs cannot be given to Slurm yet\n  hint: write --executor local, inside a job of your own",
+        ));
+    }
     let slots = slots(&arguments, &loaded.sweep.execution)?;
     let worker = match &arguments.worker {
         Some(program) => program.clone(),
