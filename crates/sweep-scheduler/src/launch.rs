@@ -97,7 +97,12 @@ impl<'a> Launcher<'a> {
 
 /// Writes what the run is. Always anew: paths and batch splitting are no part of a run's identity and may have changed since
 /// an earlier attempt. `micro_batch_limit` is what the memory allows, as earlier attempts found out.
-pub(crate) fn write_spec(home: &Home, run: RunId, spec: &RunSpec, micro_batch_limit: Option<u32>) -> io::Result<()> {
+pub(crate) fn write_spec(
+    home: &Home,
+    run: RunId,
+    spec: &RunSpec,
+    micro_batch_limit: Option<u32>,
+) -> io::Result<()> {
     let path = home.spec(run);
     match micro_batch_limit.filter(|limit| *limit < spec.micro_batch_size) {
         None => write_atomically(&path, &serde_json::to_vec(spec)?),

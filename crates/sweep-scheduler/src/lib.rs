@@ -51,6 +51,7 @@ pub use rebuild::{Rebuilt, rebuild};
 pub use retry::RetryPolicy;
 pub use settings::Settings;
 pub use slots::{Slot, SlotRequest};
+pub use slurm::{SlurmSettings, TaskEnd, carry_out, dispatch as dispatch_on_slurm};
 pub use supervise::Stop;
 pub use sweep_core::home::Home;
 pub use update::{Halt, Summary, Update};

@@ -52,14 +52,23 @@ pub enum Update {
         /// Runs in it that are not over.
         runs: usize,
     },
-    /// A run does not start, and why has changed.
+    /// Runs that are with Slurm wait for a reason that was not heard before.
     Waiting {
-        /// The run.
-        run: RunId,
+        /// How many.
+        runs: usize,
         /// Slurm's words.
         reason: String,
         /// Whether that does not pass by itself.
         blocked: bool,
+    },
+    /// A task of Slurm has begun an attempt.
+    Adopted {
+        /// The run.
+        run: RunId,
+        /// The attempt.
+        attempt: u32,
+        /// The task, and its node.
+        place: String,
     },
     /// Slurm does not answer, or takes nothing more for now; it is asked again.
     Unavailable {

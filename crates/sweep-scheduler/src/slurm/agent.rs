@@ -74,8 +74,11 @@ impl TaskEnd {
 /// [`Error::Orders`] for a manifest that says nothing to this task, [`Error::Task`] where a file cannot be written, and
 /// [`Error::Devices`] where Slurm gave no GPU.
 pub async fn carry_out(home: &Home, manifest: &Path, task: u32) -> Result<TaskEnd, Error> {
-    let orders = read_orders(manifest, task)
-        .map_err(|reason| Error::Orders { path: manifest.to_owned(), task, reason })?;
+    let orders = read_orders(manifest, task).map_err(|reason| Error::Orders {
+        path: manifest.to_owned(),
+        task,
+        reason,
+    })?;
     let job = Job::of_this_process().await;
     let slot = slot(&orders, job.processors())?;
     let stop = stop_on_signals().map_err(|source| Error::Task { path: manifest.to_owned(), source })?;
@@ -195,7 +198,8 @@ impl Agent<'_> {
     /// Looks how a run stands, by its newest attempt.
     fn standing(&self, order: Order) -> Result<Standing, Error> {
         let Order { run, after } = order;
-        let newest = newest_attempt(self.home, run).map_err(|source| self.failed(&self.home.run(run), source))?;
+        let newest =
+            newest_attempt(self.home, run).map_err(|source| self.failed(&self.home.run(run), source))?;
         if newest <= after {
             return Ok(Standing::Free(after + 1));
         }
@@ -358,7 +362,10 @@ fn not_started(failure: Failure) -> Ending {
 
 fn is_unsupported(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(nix::errno::Errno::from_raw);
-    matches!(code, Some(nix::errno::Errno::ENOSYS | nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOLCK))
+    matches!(
+        code,
+        Some(nix::errno::Errno::ENOSYS | nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOLCK)
+    )
 }
 
 fn write_json(path: &PathBuf, value: &impl serde::Serialize) -> io::Result<()> {

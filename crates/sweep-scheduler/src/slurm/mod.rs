@@ -6,9 +6,11 @@
 
 pub(crate) mod agent;
 pub(crate) mod client;
+pub(crate) mod controller;
 pub(crate) mod error;
 pub(crate) mod job;
 pub(crate) mod orders;
+pub(crate) mod pace;
 pub(crate) mod rows;
 pub(crate) mod script;
 pub(crate) mod signs;
@@ -16,3 +18,6 @@ pub(crate) mod states;
 
 #[cfg(test)]
 mod tests;
+
+pub use agent::{TaskEnd, carry_out};
+pub use controller::{SlurmSettings, dispatch};
