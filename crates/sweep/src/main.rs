@@ -80,5 +80,6 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Schema => commands::schema::run(),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Worker(arguments) => commands::worker::run(&home, &arguments),
+        Command::Task(arguments) => commands::task::run(&home, &arguments),
     }
 }

@@ -304,7 +304,7 @@ impl Agent<'_> {
                 message = inbox.recv() => match message {
                     Some(Message::Ended { ending, .. }) => return Ok(ending),
                     Some(_) => {}
-                    None => return propagate(supervision.await),
+                    None => propagate(supervision.await),
                 },
                 _ = beats.tick() => {
                     count += 1;

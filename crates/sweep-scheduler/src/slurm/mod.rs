@@ -5,6 +5,7 @@
 //! and never a result: how a run ended is for its worker's events to say.
 
 pub(crate) mod agent;
+pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod controller;
 pub(crate) mod error;
@@ -15,9 +16,12 @@ pub(crate) mod rows;
 pub(crate) mod script;
 pub(crate) mod signs;
 pub(crate) mod states;
+pub(crate) mod withdraw;
 
 #[cfg(test)]
 mod tests;
 
 pub use agent::{TaskEnd, carry_out};
+pub use check::{Preview, check, preview};
 pub use controller::{SlurmSettings, dispatch};
+pub use withdraw::{Withdrawn, withdraw};

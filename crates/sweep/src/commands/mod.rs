@@ -19,4 +19,5 @@ pub(crate) mod schema;
 pub(crate) mod select;
 pub(crate) mod show;
 pub(crate) mod status;
+pub(crate) mod task;
 pub(crate) mod worker;

@@ -146,6 +146,7 @@ impl Controller<'_> {
             }
         };
         self.complaint = None;
+        self.heard = true;
         let changed = self.see(&jobs, &rows);
         self.note_reasons().await?;
         self.find_uncertain_arrays().await?;

@@ -28,6 +28,7 @@ use tokio::time::{self, Duration, Instant, MissedTickBehavior};
 
 use self::follow::Follow;
 use self::judge::{Answer, Sight};
+pub(super) use self::submit::script;
 use super::client::{JobId, Slurm};
 use super::orders::Folder;
 use super::pace::Pace;
@@ -128,6 +129,8 @@ struct Controller<'a> {
     reasons: BTreeMap<String, usize>,
     /// Whether the disk had no room for another run.
     crowded: bool,
+    /// Whether Slurm has answered in this session.
+    heard: bool,
 }
 
 /// An array.
@@ -188,6 +191,7 @@ impl<'a> Controller<'a> {
             complaint: None,
             reasons: BTreeMap::new(),
             crowded: false,
+            heard: false,
         }
     }
 
@@ -249,7 +253,8 @@ impl<'a> Controller<'a> {
             let submission = self.next_submission();
             tokio::select! {
                 _ = higher(&mut self.stop, Stop::None) => {
-                    self.ledger.halt(Halt::Requested);
+                    // Nothing stops: jobs go on, as the summary tells.
+                    self.ledger.tally.halted = Some(Halt::Requested);
                     return Ok(());
                 }
                 _ = looks.tick() => self.look().await?,
@@ -267,7 +272,7 @@ impl<'a> Controller<'a> {
         let halted = self.ledger.halted().is_some();
         let over = !ours && (halted || (self.ledger.expects_nothing() && !self.ledger.queue.has_ready()));
         let submitted = !self.ledger.queue.has_ready() && !self.is_uncertain();
-        over || (self.plan.detach && submitted && self.complaint.is_none())
+        over || (self.plan.detach && submitted && self.heard && self.complaint.is_none())
     }
 
     /// Returns whether a run belongs to this sweep; those of others are followed, and no more.

@@ -1,0 +1,307 @@
+//! The grid on a real Slurm: real daemons on this machine, real jobs, and either a worker that obeys a script or the real one.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use sweep_core::event::FailureClass;
+use sweep_testkit::slurm::{Cluster, ClusterSize};
+use sweep_testkit::{Action, Script, Workspace, fake_worker, wait_until};
+
+/// Runs whose only cost is the process.
+fn fake_sweep(seeds: u32) -> String {
+    let seeds: Vec<String> = (0..seeds).map(|seed| seed.to_string()).collect();
+    format!(
+        "
+name: many
+run: {{backbone: b, dataset: shapes, target_epsilon: 4/255, epochs: 3, epsilon_schedule: {{kind: fixed}}, learning_rate_schedule: {{kind: constant}}, evaluation: {{attack: {{kind: apgd, steps: 2}}, max_epsilon: 4/255}}}}
+backbones: {{b: {{architecture: {{kind: vit, image_size: 16, patch_size: 8, embed_dim: 8, depth: 1, num_heads: 1}}, weights: {{kind: random}}}}}}
+matrix: {{seed: [{}]}}
+",
+        seeds.join(", ")
+    )
+}
+
+/// Five real runs of about a second each, one of which two others start from.
+const REAL: &str = "
+name: real
+run:
+  dataset: small
+  target_epsilon: 8/255
+  epochs: 3
+  batch_size: 16
+  micro_batch_size: 8
+  optimizer: {kind: adamw, learning_rate: 1e-3}
+  learning_rate_schedule: {kind: cosine, warmup_epochs: 1}
+  attack: {kind: apgd, steps: 2}
+  validation: {attack: {kind: apgd, steps: 2}}
+  evaluation: {attack: {kind: apgd, steps: 2}, max_epsilon: 8/255}
+matrix:
+  backbone: [b, residual]
+  epsilon_schedule: [{kind: fixed}, {kind: ramp, start: 1, end: 3}]
+backbones:
+  b:
+    architecture: {kind: vit, image_size: 16, patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}
+    weights:
+      kind: pretrain
+      run: {dataset: before, epochs: 1, batch_size: 32, learning_rate_schedule: {kind: constant}}
+  residual:
+    architecture: {kind: resnet, image_size: 16, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}
+    weights: {kind: random}
+datasets:
+  small: {source: {kind: procedural, family: shapes, train: 120, test: 60}}
+  before: {source: {kind: procedural, family: upstream, train: 200, test: 60}}
+";
+
+/// A sweep, its home and a cluster for it.
+struct Site {
+    workspace: Workspace,
+    cluster: Cluster,
+    file: PathBuf,
+    /// A folder in front of the `PATH`, for programs that stand in for Slurm's.
+    stand_ins: PathBuf,
+}
+
+impl Site {
+    /// `None` where there is no Slurm, as the cluster says itself.
+    fn new(yaml: &str) -> Option<Self> {
+        let cluster = Cluster::start(&ClusterSize { nodes: 3, cpus: 4, gpus: 4 })?;
+        let workspace = Workspace::new();
+        let file = workspace.home().join("sweep.yaml");
+        fs::write(&file, yaml).unwrap();
+        let stand_ins = workspace.home().join("stand-ins");
+        fs::create_dir(&stand_ins).unwrap();
+        Some(Self { workspace, cluster, file, stand_ins })
+    }
+
+    fn home(&self) -> &Path {
+        self.workspace.home()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sweep"));
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.home().join("huggingface"));
+        command.env_remove("SWEEP_WORKER").env_remove("SWEEP_LOG").env("SWEEP_HOME", self.home());
+        command.envs(self.cluster.environment());
+        let path = self.cluster.environment().into_iter().find(|(name, _)| name == "PATH").unwrap().1;
+        let stand_ins = format!("{}:{}", self.stand_ins.display(), path.to_str().unwrap());
+        command.env("PATH", stand_ins).env("SWEEP_SLURM_HURRY", "20").env("SWEEP_RETRY_DELAY", "0");
+        command.args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn sweep(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the program starts")
+    }
+
+    fn run_arguments<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        let file = self.file.to_str().unwrap();
+        [&["run", file, "--executor", "slurm"], more].concat()
+    }
+
+    /// Runs the sweep with workers that obey their scripts.
+    fn run_fake(&self, more: &[&str]) -> Output {
+        let arguments = [&self.run_arguments(&[])[..], &["--worker", worker()], more].concat();
+        self.sweep(&arguments)
+    }
+
+    /// The same in the background. What it prints is kept in a file.
+    fn start_fake(&self, more: &[&str]) -> Session {
+        let arguments = [&self.run_arguments(&[])[..], &["--worker", worker()], more].concat();
+        let output = self.home().join("session.txt");
+        let said = fs::File::options().create(true).append(true).open(&output).unwrap();
+        let child = self.command(&arguments).stdout(Stdio::null()).stderr(said).spawn().unwrap();
+        Session { child, output }
+    }
+
+    fn query(&self, sql: &str) -> Value {
+        let out = expect(&self.sweep(&["query", sql, "--format", "json"]), 0);
+        serde_json::from_str(&out).unwrap()
+    }
+
+    fn count(&self, sql: &str) -> u64 {
+        self.query(&format!("SELECT count(*) AS n FROM {sql}"))[0]["n"].as_u64().unwrap()
+    }
+
+    /// Waits until so many rows are there.
+    fn wait_for(&self, sql: &str, count: u64) {
+        wait_until(sql, || (self.home().join("results.db").exists() && self.count(sql) >= count).then_some(()));
+    }
+
+    /// Every run has succeeded, exactly once, and nothing is left with Slurm.
+    #[track_caller]
+    fn assert_complete(&self, runs: u64) {
+        assert_eq!(self.count("runs WHERE state = 'succeeded'"), runs);
+        assert_eq!(self.count("attempts WHERE state = 'succeeded'"), runs);
+        assert_eq!(self.count("attempts WHERE state = 'running'"), 0);
+        assert_eq!(self.count("submissions WHERE is_open = 1"), 0);
+        assert_eq!(self.count("generations WHERE ended_ms IS NULL"), 0);
+    }
+
+    /// Returns the job that runs or waits, and its tasks in those states.
+    fn tasks(&self, state: &str) -> Vec<(String, String)> {
+        let lines = self.cluster.command("squeue", ["-h", "-r", "-t", state, "-o", "%F|%K"]);
+        let pair = |line: &str| line.trim().split_once('|').map(|(job, task)| (job.to_owned(), task.to_owned()));
+        lines.lines().filter_map(pair).collect()
+    }
+
+    /// Puts a program in front of one of Slurm's. `$REAL` in its text is the real one.
+    fn stand_in(&self, program: &str, text: &str) {
+        let path = self.stand_ins.join(program);
+        let search = format!("PATH=\"${{PATH#{}:}}\"", self.stand_ins.display());
+        let text = format!("#!/bin/bash\n{search}\nREAL=$(command -v {program})\n{text}\n");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn no_stand_in(&self, program: &str) {
+        fs::remove_file(self.stand_ins.join(program)).unwrap();
+    }
+}
+
+/// A `sweep run` in the background.
+struct Session {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Session {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    fn end(mut self, code: i32) -> String {
+        let status = self.child.wait().unwrap();
+        let said = self.said();
+        assert_eq!(status.code(), Some(code), "{said}");
+        said
+    }
+
+    fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().unwrap();
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.output).unwrap()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // One that was waited for is not touched by this.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn worker() -> &'static str {
+    fake_worker().to_str().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("the program prints UTF-8")
+}
+
+#[track_caller]
+fn expect(output: &Output, code: i32) -> String {
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "stdout:\n{out}\nstderr:\n{err}");
+    out
+}
+
+/// The script of a run that trains, is measured and succeeds.
+fn complete() -> Vec<Action> {
+    vec![
+        Action::Start,
+        Action::Epoch { clean: 4, robust: 1 },
+        Action::Epoch { clean: 40, robust: 20 },
+        Action::Epoch { clean: 60, robust: 30 },
+        Action::Evaluate { correct: vec![80, 70, 60, 50, 40] },
+        Action::Succeed,
+    ]
+}
+
+/// The same, which waits in its middle until a flag is raised.
+fn complete_when(flag: &str) -> Vec<Action> {
+    let mut actions = complete();
+    actions.insert(2, Action::WaitFor { file: flag.to_owned() });
+    actions
+}
+
+#[test]
+fn a_grid_runs_once_on_three_nodes_and_every_verb_sees_it() {
+    let Some(site) = Site::new(&fake_sweep(12)) else { return };
+    site.workspace.script(&Script::always(complete()));
+    let output = site.run_fake(&["--gpus", "1"]);
+    expect(&output, 0);
+    assert!(text(&output.stderr).contains("submitted with 12 runs"), "{}", text(&output.stderr));
+    site.assert_complete(12);
+    let runs = site.query("SELECT id FROM runs");
+    let mut places: BTreeMap<String, u32> = BTreeMap::new();
+    for row in runs.as_array().unwrap() {
+        let run = row["id"].as_str().unwrap().parse().unwrap();
+        assert_eq!(site.workspace.starts(run), 1);
+        let claim = site.workspace.layout().claim(run, 1);
+        let claim: Value = serde_json::from_slice(&fs::read(claim).unwrap()).unwrap();
+        assert!(["0", "1", "2", "3"].contains(&claim["devices"].as_str().unwrap()), "{claim}");
+        *places.entry(claim["node"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    assert_eq!(places.len(), 3, "{places:?}");
+    let again = site.run_fake(&[]);
+    expect(&again, 0);
+    assert_eq!(site.count("generations"), 1, "a finished sweep was submitted again");
+    let run = &runs[0]["id"].as_str().unwrap()[..12];
+    assert!(expect(&site.sweep(&["logs", run, "--events"]), 0).contains("succeeded"));
+    assert!(expect(&site.sweep(&["explain", run]), 0).contains("complete after 1 attempt"));
+}
+
+#[test]
+fn what_slurm_refuses_is_bad_input_and_print_submits_nothing() {
+    let Some(site) = Site::new(&fake_sweep(3)) else { return };
+    let refused = site.run_fake(&["--partition", "nowhere"]);
+    expect(&refused, 2);
+    assert!(text(&refused.stderr).contains("nowhere"), "{}", text(&refused.stderr));
+    let printed = site.run_fake(&["--print", "--setup", "module load cuda", "--time", "12h"]);
+    let out = expect(&printed, 0);
+    assert!(out.starts_with("#!/bin/bash") && out.contains("module load cuda\nexec "), "{out}");
+    assert!(out.contains("# sbatch") && out.contains("--array=0-2") && out.contains("--time=0-12:00:00"), "{out}");
+    assert!(!site.home().join("results.db").exists());
+    assert_eq!(site.tasks("all"), []);
+}
+
+#[test]
+fn real_runs_have_the_bits_of_a_local_grid() {
+    let Some(site) = Site::new(REAL) else { return };
+    let output = site.sweep(&site.run_arguments(&["--gpus", "1", "--devices", "cpu", "--threads", "1"]));
+    expect(&output, 0);
+    site.assert_complete(5);
+    let local = Workspace::new();
+    let file = site.file.to_str().unwrap();
+    let mut command = site.command(&["run", file, "--devices", "cpu:2", "--threads", "1"]);
+    expect(&command.env("SWEEP_HOME", local.home()).output().unwrap(), 0);
+    let outcome = |home: &Path| -> Vec<Value> {
+        let queries = [
+            "SELECT run, digest FROM models ORDER BY run",
+            "SELECT run, epoch, train_loss, train_correct, clean_correct, robust_correct, clean_loss, robust_loss \
+             FROM epochs ORDER BY run, epoch",
+            "SELECT run, epsilon, correct, total FROM evaluations ORDER BY run, epsilon",
+        ];
+        let ask = |sql: &&str| {
+            let output = site.command(&["query", sql, "--format", "json"]).env("SWEEP_HOME", home).output();
+            serde_json::from_str(&expect(&output.unwrap(), 0)).unwrap()
+        };
+        queries.iter().map(ask).collect()
+    };
+    assert_eq!(outcome(site.home()), outcome(local.home()));
+}
