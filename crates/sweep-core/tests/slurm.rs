@@ -26,7 +26,7 @@ fn file(execution: &str) -> String {
 }
 
 fn parse(execution: &str) -> Executor {
-    Sweep::parse(file(execution).as_bytes(), &[]).unwrap().execution.executor
+    Sweep::parse(file(execution).as_bytes(), &[]).expect("the file is good").execution.executor
 }
 
 fn options(keys: &str) -> SlurmOptions {

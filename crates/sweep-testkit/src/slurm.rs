@@ -13,7 +13,7 @@ mod processes;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -309,10 +309,9 @@ fn search_path() -> OsString {
 
 fn found(program: &str) -> Option<PathBuf> {
     let path = search_path();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
-    found
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 fn is_installed(program: &str) -> bool {
-    found(program).as_deref().is_some_and(Path::is_file)
+    found(program).is_some()
 }

@@ -17,7 +17,7 @@ sleep 1000
 
 fn submit(cluster: &Cluster, flags: &[&str]) -> String {
     let script = cluster.work().join("job.sh");
-    fs::write(&script, JOB).unwrap();
+    fs::write(&script, JOB).expect("the work folder is writable");
     let flags = flags.iter().copied().chain(["--parsable", "--output=%A_%a.out", "job.sh"]);
     cluster.command("sbatch", flags).trim().to_owned()
 }
@@ -93,8 +93,10 @@ fn nothing_of_a_cluster_outlives_it() {
 }
 
 fn processes_with(variable: &str) -> usize {
-    let environments =
-        fs::read_dir("/proc").unwrap().flatten().map(|entry| fs::read(entry.path().join("environ")));
+    let environments = fs::read_dir("/proc")
+        .expect("Linux lists its processes")
+        .flatten()
+        .map(|entry| fs::read(entry.path().join("environ")));
     let bears = |bytes: &Vec<u8>| bytes.split(|byte| *byte == 0).any(|pair| pair == variable.as_bytes());
     environments.flatten().filter(bears).count()
 }

@@ -199,7 +199,7 @@ mod tests {
             gpus: Some("a100:2".parse().unwrap()),
             cpus: NonZeroU32::new(8),
             memory: Some(16_384),
-            time: Some(Duration::from_secs(129_600)),
+            time: Some(Duration::from_hours(36)),
             array_limit: NonZeroU32::new(5),
             runs_per_job: NonZeroU32::new(3).unwrap(),
             setup: vec!["first".to_owned(), "second".to_owned()],

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 
 use super::error::{BUSY, SlurmError};
-use super::rows::{ACCOUNT_FORMAT, QUEUE_FORMAT, TaskRow, account_row, job_id_of, queue_row};
+use super::rows::{ACCOUNT_FORMAT, QUEUE_FORMAT, TaskRow, account_rows, job_id_of, queue_rows};
 use super::script::{Submission, Token};
 
 /// Longest time that a command may take. Slurm's own give up on their controller after 9 s.
@@ -108,8 +108,7 @@ impl Slurm {
             Err(SlurmError::UnknownJob { .. }) => return Ok(Vec::new()),
             other => other?,
         };
-        let lines = answer.output.lines().filter(|line| !line.trim().is_empty());
-        lines.map(|line| queue_row(line).ok_or_else(|| unreadable("squeue", line))).collect()
+        queue_rows(&answer.output).map_err(|line| unreadable("squeue", line))
     }
 
     /// Cancels a whole array, or some tasks of it. What has ended or is unknown is left as it is, without an error.
@@ -150,10 +149,7 @@ impl Slurm {
         let list = listed(jobs);
         let arguments = ["-X", "-P", "-n", "-j", &list, "-o", ACCOUNT_FORMAT];
         let Some(answer) = self.account(arguments).await? else { return Ok(None) };
-        let lines = answer.output.lines().filter(|line| !line.trim().is_empty());
-        let rows = lines.map(|line| account_row(line).ok_or_else(|| unreadable("sacct", line)));
-        let rows: Vec<Option<TaskRow>> = rows.collect::<Result<_, _>>()?;
-        Ok(Some(rows.into_iter().flatten().collect()))
+        account_rows(&answer.output).map(Some).map_err(|line| unreadable("sacct", line))
     }
 
     /// Returns how many tasks an array may have at most, numbered from 0 (`MaxArraySize`).

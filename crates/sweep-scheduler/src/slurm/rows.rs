@@ -3,6 +3,8 @@
 //! Fields are split at `|` and the reason stands last, since reasons have blanks, commas and whatever else a site writes
 //! into them.
 
+use std::num::ParseIntError;
+
 use super::client::JobId;
 use super::states::TaskState;
 use crate::executor::local::Exit;
@@ -31,14 +33,25 @@ pub(crate) struct TaskRow {
 pub(crate) const QUEUE_FORMAT: &str =
     "ArrayJobID:|,ArrayTaskID:|,JobID:|,State:|,RestartCnt:|,exit_code:|,NodeList:|,Reason:|";
 
-/// Reads a line of `squeue` in [`QUEUE_FORMAT`].
-pub(crate) fn queue_row(line: &str) -> Option<TaskRow> {
+/// Reads what `squeue` prints in [`QUEUE_FORMAT`].
+///
+/// # Errors
+/// The first line that is of another form.
+pub(crate) fn queue_rows(output: &str) -> Result<Vec<TaskRow>, &str> {
+    lines(output).map(|line| queue_row(line).ok_or(line)).collect()
+}
+
+fn lines(output: &str) -> impl Iterator<Item = &str> {
+    output.lines().filter(|line| !line.trim().is_empty())
+}
+
+fn queue_row(line: &str) -> Option<TaskRow> {
     let fields: Vec<&str> = line.splitn(8, '|').collect();
     let [job, task, job_id, state, restarts, exit, node, reason] = fields[..].try_into().ok()?;
     let Ok(state) = state.parse();
     Some(TaskRow {
         job: job_id_of(job)?,
-        task: task_number(task)?,
+        task: task_number(task).ok()?,
         job_id: job_id.trim().parse().ok()?,
         exit: has_ended(&state).then(|| wait_status(exit)).flatten(),
         state,
@@ -51,26 +64,34 @@ pub(crate) fn queue_row(line: &str) -> Option<TaskRow> {
 /// Fields of `sacct --format`.
 pub(crate) const ACCOUNT_FORMAT: &str = "JobID,JobIDRaw,State,ExitCode,NodeList";
 
-/// Reads a line of `sacct --parsable2` in [`ACCOUNT_FORMAT`]. `Some(None)` for a task that has not ended: pending ones
-/// share a line, `13_[1-3%1]`.
-pub(crate) fn account_row(line: &str) -> Option<Option<TaskRow>> {
+/// Reads what `sacct --parsable2` prints in [`ACCOUNT_FORMAT`], but for tasks that have not ended: pending ones share a
+/// line, `13_[1-3%1]`.
+///
+/// # Errors
+/// The first line that is of another form.
+pub(crate) fn account_rows(output: &str) -> Result<Vec<TaskRow>, &str> {
+    let goes_on = |line: &&str| {
+        let state = line.split('|').nth(2).map(str::parse);
+        state.is_some_and(|Ok(state)| !has_ended(&state))
+    };
+    lines(output).filter(|line| !goes_on(line)).map(|line| account_row(line).ok_or(line)).collect()
+}
+
+fn account_row(line: &str) -> Option<TaskRow> {
     let fields: Vec<&str> = line.splitn(5, '|').collect();
     let [id, raw, state, exit, node] = fields[..].try_into().ok()?;
     let Ok(state) = state.parse();
-    if !has_ended(&state) {
-        return Some(None);
-    }
-    let (job, task) = id.split_once('_').map_or((id, "N/A"), |(job, task)| (job, task));
-    Some(Some(TaskRow {
+    let (job, task) = id.split_once('_').unwrap_or((id, "N/A"));
+    Some(TaskRow {
         job: job_id_of(job)?,
-        task: task_number(task)?,
+        task: task_number(task).ok()?,
         job_id: raw.trim().parse().ok()?,
         state,
         restarts: None,
         exit: code_and_signal(exit),
         node: some_text(node),
         reason: String::new(),
-    }))
+    })
 }
 
 const fn has_ended(state: &TaskState) -> bool {
@@ -99,10 +120,10 @@ pub(crate) fn job_id_of(text: &str) -> Option<JobId> {
 }
 
 /// Reads the number of a task; `N/A` is that of a job that is no array.
-fn task_number(text: &str) -> Option<Option<u32>> {
+fn task_number(text: &str) -> Result<Option<u32>, ParseIntError> {
     match text.trim() {
-        "N/A" => Some(None),
-        number => number.parse().ok().map(Some),
+        "N/A" => Ok(None),
+        number => number.parse().map(Some),
     }
 }
 
@@ -144,8 +165,8 @@ mod tests {
 
     use super::*;
 
-    fn exit(code: Option<i32>, signal: Option<i32>) -> Option<Exit> {
-        Some(Exit { code, signal })
+    fn exit(code: Option<i32>, signal: Option<i32>) -> Exit {
+        Exit { code, signal }
     }
 
     /// Lines that `squeue` of Slurm 22.05 printed.
@@ -157,7 +178,7 @@ mod tests {
                 Some(0),
                 12,
                 TaskState::Completed,
-                exit(Some(0), None),
+                Some(exit(Some(0), None)),
                 Some("n1"),
                 "None",
             ),
@@ -166,7 +187,7 @@ mod tests {
                 Some(1),
                 13,
                 TaskState::Failed,
-                exit(Some(75), None),
+                Some(exit(Some(75), None)),
                 Some("n1"),
                 "NonZeroExitCode",
             ),
@@ -175,7 +196,7 @@ mod tests {
                 Some(4),
                 16,
                 TaskState::Failed,
-                exit(None, Some(9)),
+                Some(exit(None, Some(9))),
                 Some("n2"),
                 "JobLaunchFailure",
             ),
@@ -184,7 +205,7 @@ mod tests {
                 Some(6),
                 18,
                 TaskState::Cancelled,
-                exit(None, Some(15)),
+                Some(exit(None, Some(15))),
                 Some("n2"),
                 "None",
             ),
@@ -243,7 +264,7 @@ mod tests {
         assert_eq!((row.task, row.job_id, row.restarts), (Some(3), 9, Some(1)));
         assert_eq!(
             (row.exit, row.node.as_deref(), &*row.reason),
-            (exit(None, Some(9)), Some("n[1-2]"), "TimeLimit")
+            (Some(exit(None, Some(9))), Some("n[1-2]"), "TimeLimit")
         );
     }
 
@@ -264,14 +285,18 @@ mod tests {
 
     #[test]
     fn lines_of_the_accounting() {
-        let row = account_row("13_1|15|CANCELLED by 0|75:0|n1").unwrap().unwrap();
-        assert_eq!((row.job, row.task, row.job_id), (JobId(13), Some(1), 15));
-        assert_eq!((row.state, row.exit), (TaskState::Cancelled, exit(Some(75), None)));
-        assert_eq!(account_row("14|14|TIMEOUT|0:9|n1").unwrap().unwrap().task, None);
-        assert_eq!(account_row("13_[1-3%1]|13|PENDING|0:0|None assigned"), Some(None));
-        assert_eq!(account_row("13_2|16|RUNNING|0:0|n1"), Some(None));
-        assert_eq!(account_row("13_x|16|FAILED|0:0|n1"), None);
-        assert_eq!(account_row("sacct is fine"), None);
+        let output = "13_1|15|CANCELLED by 0|75:0|n1\n14|14|TIMEOUT|0:9|n1\n13_[1-3%1]|13|PENDING|0:0|None assigned\n13_2|16|RUNNING|0:0|n1\n\n";
+        let rows = account_rows(output).unwrap();
+        let seen: Vec<_> = rows.iter().map(|row| (row.job, row.task, row.job_id, row.exit)).collect();
+        let expected = [
+            (JobId(13), Some(1), 15, Some(exit(Some(75), None))),
+            (JobId(14), None, 14, Some(exit(None, Some(9)))),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!((&rows[0].state, &rows[1].state), (&TaskState::Cancelled, &TaskState::Timeout));
+        for odd in ["13_x|16|FAILED|0:0|n1", "sacct is fine"] {
+            assert_eq!(account_rows(odd), Err(odd));
+        }
     }
 
     #[test]
@@ -288,7 +313,7 @@ mod tests {
         #[test]
         fn nothing_printed_is_too_odd(line in "\\PC*", fields in proptest::collection::vec("[0-9N/A_:|-]{0,12}", 0..10)) {
             for line in [line, fields.join("|")] {
-                drop((queue_row(&line), account_row(&line), job_id_of(&line)));
+                drop((queue_rows(&line), account_rows(&line), account_row(&line), job_id_of(&line)));
             }
         }
 

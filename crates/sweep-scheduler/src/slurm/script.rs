@@ -10,7 +10,7 @@ use sweep_core::SlurmOptions;
 
 /// How long before its time is up a job is warned, where it has that long. Slurm looks at its clock every half minute, and
 /// a worker needs some seconds to save its work.
-const WARNING: Duration = Duration::from_secs(120);
+const WARNING: Duration = Duration::from_mins(2);
 
 /// Longest name of a job.
 const LONGEST_NAME: usize = 100;

@@ -228,12 +228,12 @@ mod tests {
         }
     }
 
-    fn code(code: i32) -> Option<Exit> {
-        Some(Exit { code: Some(code), signal: None })
+    fn code(code: i32) -> Exit {
+        Exit { code: Some(code), signal: None }
     }
 
-    fn signal(signal: i32) -> Option<Exit> {
-        Some(Exit { code: None, signal: Some(signal) })
+    fn signal(signal: i32) -> Exit {
+        Exit { code: None, signal: Some(signal) }
     }
 
     #[test]
@@ -257,25 +257,25 @@ mod tests {
             ("SIGNALING", "None", None, Meaning::Running),
             ("SOMETHING_NEW", "None", None, Meaning::Running),
             ("", "None", None, Meaning::Running),
-            ("COMPLETED", "None", code(0), Meaning::Lost),
-            ("FAILED", "NonZeroExitCode", code(INTERRUPTED), Meaning::Interrupted),
-            ("FAILED", "NonZeroExitCode", code(HELD), Meaning::Look),
-            ("FAILED", "NonZeroExitCode", code(1), hopeful.clone()),
-            ("FAILED", "NonZeroExitCode", code(126), hopeless.clone()),
-            ("FAILED", "NonZeroExitCode", code(127), hopeless.clone()),
-            ("FAILED", "JobLaunchFailure", signal(9), hopeful.clone()),
-            ("FAILED", "JobLaunchFailure", signal(53), hopeless.clone()),
-            ("FAILED", "BadConstraints", code(1), hopeless),
+            ("COMPLETED", "None", Some(code(0)), Meaning::Lost),
+            ("FAILED", "NonZeroExitCode", Some(code(INTERRUPTED)), Meaning::Interrupted),
+            ("FAILED", "NonZeroExitCode", Some(code(HELD)), Meaning::Look),
+            ("FAILED", "NonZeroExitCode", Some(code(1)), hopeful.clone()),
+            ("FAILED", "NonZeroExitCode", Some(code(126)), hopeless.clone()),
+            ("FAILED", "NonZeroExitCode", Some(code(127)), hopeless.clone()),
+            ("FAILED", "JobLaunchFailure", Some(signal(9)), hopeful.clone()),
+            ("FAILED", "JobLaunchFailure", Some(signal(53)), hopeless.clone()),
+            ("FAILED", "BadConstraints", Some(code(1)), hopeless),
             ("FAILED", "None", None, hopeful.clone()),
             ("BOOT_FAIL", "None", None, hopeful.clone()),
             ("LAUNCH_FAILED", "None", None, hopeful),
             ("OUT_OF_MEMORY", "OutOfMemory", None, Meaning::OutOfMemory),
-            ("TIMEOUT", "TimeLimit", signal(9), Meaning::TimedOut),
+            ("TIMEOUT", "TimeLimit", Some(signal(9)), Meaning::TimedOut),
             ("DEADLINE", "DeadLine", None, Meaning::TimedOut),
             ("PREEMPTED", "None", None, Meaning::Interrupted),
             ("NODE_FAIL", "NodeDown", None, Meaning::Interrupted),
             ("REVOKED", "None", None, Meaning::Interrupted),
-            ("CANCELLED by 1000", "None", signal(15), Meaning::Cancelled),
+            ("CANCELLED by 1000", "None", Some(signal(15)), Meaning::Cancelled),
             ("CANCELLED+", "None", None, Meaning::Cancelled),
         ];
         for (state, reason, exit, meaning) in cases {

@@ -72,8 +72,8 @@ fn is_job(pid: i32, configuration: &Path, node: Option<&str>) -> bool {
     // Not readable where it is gone or somebody else's; empty where it has ended.
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
     let value = |name: &str| {
-        let variables = environment.split(|byte| *byte == 0);
-        variables.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).next()
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
     };
     let of_cluster = value("SLURM_CONF") == Some(configuration.as_os_str().as_encoded_bytes());
     let of_node = value(NODE_VARIABLE_OF_JOBS).or_else(|| value(NODE_VARIABLE));

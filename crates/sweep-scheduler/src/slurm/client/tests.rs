@@ -82,6 +82,13 @@ async fn variables_of_slurm_are_kept_from_its_commands() {
     }
 }
 
+#[test]
+fn the_environment_is_that_of_this_process() {
+    let slurm = Slurm::new();
+    let path = slurm.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    assert_eq!(path, std::env::var_os("PATH"));
+}
+
 #[tokio::test]
 async fn a_command_that_is_not_there_is_missing() {
     let commands = Commands::new(&[]);
