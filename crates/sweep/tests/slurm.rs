@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use sweep_core::event::FailureClass;
+use sweep_core::spec::RunId;
 use sweep_testkit::slurm::{Cluster, ClusterSize};
 use sweep_testkit::{Action, Script, Workspace, fake_worker, wait_until};
 
@@ -117,7 +118,7 @@ impl Site {
     fn start_fake(&self, more: &[&str]) -> Session {
         let arguments = [&self.run_arguments(&[])[..], &["--worker", worker()], more].concat();
         let output = self.home().join("session.txt");
-        let said = fs::File::options().create(true).append(true).open(&output).unwrap();
+        let said = fs::File::create(&output).unwrap();
         let child = self.command(&arguments).stdout(Stdio::null()).stderr(said).spawn().unwrap();
         Session { child, output }
     }
@@ -127,13 +128,29 @@ impl Site {
         serde_json::from_str(&out).unwrap()
     }
 
+    /// Registers the runs without starting any, and returns them.
+    fn query_ids(&self) -> Vec<RunId> {
+        let output = self.run_fake(&["--sbatch=--begin=now+1hour", "--detach"]);
+        expect(&output, 0);
+        expect(&self.sweep(&["cancel", "--sweep", "many"]), 0);
+        expect(&self.sweep(&["retry", "--sweep", "many"]), 0);
+        let rows = self.query("SELECT id FROM runs ORDER BY id");
+        rows.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().parse().unwrap()).collect()
+    }
+
     fn count(&self, sql: &str) -> u64 {
         self.query(&format!("SELECT count(*) AS n FROM {sql}"))[0]["n"].as_u64().unwrap()
     }
 
     /// Waits until so many rows are there.
     fn wait_for(&self, sql: &str, count: u64) {
-        wait_until(sql, || (self.home().join("results.db").exists() && self.count(sql) >= count).then_some(()));
+        wait_until(sql, || {
+            // At first the database is being made.
+            let output =
+                self.sweep(&["query", &format!("SELECT count(*) AS n FROM {sql}"), "--format", "json"]);
+            let rows: Value = serde_json::from_slice(&output.stdout).ok()?;
+            (rows[0]["n"].as_u64()? >= count).then_some(())
+        });
     }
 
     /// Every run has succeeded, exactly once, and nothing is left with Slurm.
@@ -149,7 +166,8 @@ impl Site {
     /// Returns the job that runs or waits, and its tasks in those states.
     fn tasks(&self, state: &str) -> Vec<(String, String)> {
         let lines = self.cluster.command("squeue", ["-h", "-r", "-t", state, "-o", "%F|%K"]);
-        let pair = |line: &str| line.trim().split_once('|').map(|(job, task)| (job.to_owned(), task.to_owned()));
+        let pair =
+            |line: &str| line.trim().split_once('|').map(|(job, task)| (job.to_owned(), task.to_owned()));
         lines.lines().filter_map(pair).collect()
     }
 
@@ -275,7 +293,10 @@ fn what_slurm_refuses_is_bad_input_and_print_submits_nothing() {
     let printed = site.run_fake(&["--print", "--setup", "module load cuda", "--time", "12h"]);
     let out = expect(&printed, 0);
     assert!(out.starts_with("#!/bin/bash") && out.contains("module load cuda\nexec "), "{out}");
-    assert!(out.contains("# sbatch") && out.contains("--array=0-2") && out.contains("--time=0-12:00:00"), "{out}");
+    assert!(
+        out.contains("# sbatch") && out.contains("--array=0-2") && out.contains("--time=0-12:00:00"),
+        "{out}"
+    );
     assert!(!site.home().join("results.db").exists());
     assert_eq!(site.tasks("all"), []);
 }
@@ -304,4 +325,169 @@ fn real_runs_have_the_bits_of_a_local_grid() {
         queries.iter().map(ask).collect()
     };
     assert_eq!(outcome(site.home()), outcome(local.home()));
+}
+
+/// `kill -9` of the controller at both sides of the call that submits: nothing is lost, and nothing is submitted twice.
+#[test]
+fn a_controller_killed_around_a_submission_neither_loses_nor_doubles() {
+    for (moment, arrays) in [("kill -9 $PPID; exit 1", 2), ("\"$REAL\" \"$@\"; kill -9 $PPID", 1)] {
+        let Some(site) = Site::new(&fake_sweep(4)) else { return };
+        site.workspace.script(&Script::always(complete()));
+        // The question whether Slurm would take it is let through.
+        site.stand_in(
+            "sbatch",
+            &format!("case \"$*\" in *--test-only*) exec \"$REAL\" \"$@\";; esac\n{moment}"),
+        );
+        let mut session = site.start_fake(&[]);
+        assert_eq!(session.child.wait().unwrap().code(), None, "{}", session.said());
+        assert_eq!(site.count("submissions WHERE is_open = 1"), 4, "the row is written first");
+        site.no_stand_in("sbatch");
+        expect(&site.run_fake(&[]), 0);
+        site.assert_complete(4);
+        assert_eq!(site.count("generations"), arrays, "{moment}");
+        assert_eq!(site.count("attempts"), 4, "a run was done twice");
+    }
+}
+
+#[test]
+fn the_controller_may_leave_and_come_back() {
+    let Some(site) = Site::new(&fake_sweep(3)) else { return };
+    site.workspace.script(&Script::always(complete_when("go")));
+    let output = site.run_fake(&["--detach"]);
+    expect(&output, 0);
+    assert!(text(&output.stderr).contains("3 with Slurm"), "{}", text(&output.stderr));
+    let session = site.start_fake(&[]);
+    site.wait_for("attempts WHERE state = 'running'", 3);
+    let second = site.run_fake(&[]);
+    expect(&second, 2);
+    assert!(text(&second.stderr).contains("another `sweep run` follows Slurm"), "{}", text(&second.stderr));
+    // A local session leaves the runs alone.
+    let file = site.file.to_str().unwrap();
+    let local = site.sweep(&["run", file, "--devices", "cpu:2", "--worker", worker()]);
+    expect(&local, 3);
+    assert!(text(&local.stderr).contains("3 with Slurm"), "{}", text(&local.stderr));
+    session.kill();
+    let session = site.start_fake(&[]);
+    wait_until("the third session", || session.said().contains("since earlier").then_some(()));
+    session.signal(Signal::SIGINT);
+    let said = session.end(130);
+    assert!(said.contains("jobs go on"), "{said}");
+    site.workspace.raise("go");
+    expect(&site.run_fake(&[]), 0);
+    site.assert_complete(3);
+    assert_eq!((site.count("generations"), site.count("attempts")), (1, 3));
+}
+
+#[test]
+fn requeued_preempted_and_lost_tasks_go_on_and_none_of_that_is_a_failure() {
+    let Some(site) = Site::new(&fake_sweep(3)) else { return };
+    site.workspace.script(&Script { first: vec![complete_when("never")], then: complete_when("go") });
+    let session = site.start_fake(&["--partition", "low", "--cpus", "4"]);
+    site.wait_for("attempts WHERE state = 'running'", 3);
+    let (job, _) = site.tasks("R")[0].clone();
+    let requeued = site.cluster.command("squeue", ["-h", "-r", "-w", "n1", "-o", "%i"]);
+    site.cluster.command("scontrol", ["requeue", requeued.trim()]);
+    site.wait_for("attempts WHERE number = 2", 1);
+    site.cluster.down_node(2);
+    site.wait_for("attempts WHERE state = 'interrupted'", 2);
+    site.cluster.resume_node(2);
+    site.wait_for("attempts WHERE number = 2 AND state = 'running'", 2);
+    let preemptor = ["--wrap", "sleep 1", "-p", "high", "-w", "n3", "-c", "4", "-o", "/dev/null"];
+    site.cluster.command("sbatch", preemptor);
+    site.wait_for("attempts WHERE number = 2 AND state = 'running'", 3);
+    site.workspace.raise("go");
+    let said = session.end(0);
+    site.assert_complete(3);
+    assert_eq!(site.count("attempts WHERE state = 'interrupted'"), 3, "{said}");
+    assert_eq!(site.count("runs WHERE transient_failures > 0"), 0);
+    assert_eq!(site.count("generations"), 1, "Slurm itself brings tasks of job {job} back");
+}
+
+#[test]
+fn a_dead_slurm_is_waited_for() {
+    let Some(site) = Site::new(&fake_sweep(6)) else { return };
+    site.workspace.script(&Script::always(complete_when("go")));
+    let session = site.start_fake(&[]);
+    site.wait_for("attempts WHERE state = 'running'", 6);
+    site.cluster.kill_controller();
+    wait_until("the complaint", || session.said().contains("cannot be reached").then_some(()));
+    site.workspace.raise("go");
+    site.wait_for("runs WHERE state = 'succeeded'", 6);
+    site.cluster.start_controller();
+    session.end(0);
+    site.assert_complete(6);
+    assert_eq!(site.count("attempts"), 6);
+}
+
+#[test]
+fn cancelled_tasks_are_cancelled_runs_until_somebody_retries_them() {
+    let Some(site) = Site::new(&fake_sweep(4)) else { return };
+    site.workspace.script(&Script::always(complete_when("go")));
+    let session = site.start_fake(&["--array-limit", "2"]);
+    site.wait_for("attempts WHERE state = 'running'", 2);
+    // With Slurm's own means: one that runs and one that waits.
+    let (job, _) = site.tasks("R")[0].clone();
+    for task in ["0", "3"] {
+        site.cluster.command("scancel", [format!("{job}_{task}")]);
+    }
+    site.wait_for("runs WHERE state = 'cancelled'", 2);
+    // With ours: all that is left.
+    let output = site.sweep(&["cancel", "--sweep", "many"]);
+    expect(&output, 0);
+    assert!(text(&output.stderr).contains("2 were with Slurm; 2 tasks"), "{}", text(&output.stderr));
+    session.end(3);
+    assert_eq!(site.count("runs WHERE state = 'cancelled'"), 4);
+    assert_eq!(site.count("submissions WHERE is_open = 1"), 0);
+    site.workspace.raise("go");
+    expect(&site.sweep(&["retry", "--sweep", "many"]), 0);
+    expect(&site.run_fake(&[]), 0);
+    site.assert_complete(4);
+}
+
+#[test]
+fn why_a_run_waits_is_told_in_slurms_words() {
+    let Some(site) = Site::new(&fake_sweep(2)) else { return };
+    site.workspace.script(&Script::always(complete()));
+    let session = site.start_fake(&["--sbatch=--hold"]);
+    site.wait_for("submissions WHERE reason = 'JobHeldUser'", 2);
+    let run = site.query("SELECT id FROM runs")[0]["id"].as_str().unwrap()[..12].to_owned();
+    assert!(expect(&site.sweep(&["explain", &run]), 0).contains("JobHeldUser"));
+    assert!(expect(&site.sweep(&["status"]), 0).contains("JobHeldUser"));
+    assert!(session.said().contains("does not pass by itself"), "{}", session.said());
+    let (job, _) = site.tasks("PD")[0].clone();
+    site.cluster.command("scontrol", ["release", &job]);
+    session.end(0);
+    site.assert_complete(2);
+}
+
+#[test]
+fn failures_are_counted_alike_and_a_job_that_cannot_begin_says_why() {
+    let Some(site) = Site::new(&fake_sweep(3)) else { return };
+    let home = site.workspace.layout();
+    let runs = site.query_ids();
+    let [passing, hopeless, memory] = runs[..] else { panic!("{runs:?}") };
+    let transient = Action::Fail { class: FailureClass::Hub, message: "later".to_owned() };
+    let diverged = Action::Fail { class: FailureClass::Diverged, message: "the loss is NaN".to_owned() };
+    let short = Action::Fail { class: FailureClass::OutOfMemory, message: "too large".to_owned() };
+    let first = |action| Script { first: vec![vec![Action::Start, action]], then: complete() };
+    site.workspace.script_of(passing, &first(transient));
+    site.workspace.script_of(hopeless, &first(diverged));
+    site.workspace.script_of(memory, &first(short));
+    expect(&site.run_fake(&["--no-early-stop", "--runs-per-job", "3"]), 3);
+    let states = site.query(
+        "SELECT state, attempts, micro_batch_limit IS NOT NULL AS halved FROM runs ORDER BY state, halved",
+    );
+    let expected = serde_json::json!([
+        {"state": "failed", "attempts": 1, "halved": 0},
+        {"state": "succeeded", "attempts": 2, "halved": 0},
+        {"state": "succeeded", "attempts": 2, "halved": 1},
+    ]);
+    assert_eq!(states, expected);
+    // Now the job itself fails, each time it is tried.
+    let broken = ["--retry-failed", "--setup", "echo the module is missing; exit 3"];
+    expect(&site.run_fake(&broken), 3);
+    let run = hopeless.to_string();
+    let log = fs::read_to_string(home.log(hopeless, 4)).unwrap();
+    assert!(log.contains("the module is missing"), "{log}");
+    assert!(expect(&site.sweep(&["explain", &run]), 0).contains("the job failed before the run began"));
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use sweep_core::event::FailureClass;
 use sweep_core::spec::RunId;
@@ -160,6 +161,11 @@ impl Controller<'_> {
     fn see(&mut self, jobs: &[JobId], rows: &[TaskRow]) -> bool {
         let rows: HashMap<(JobId, u32), &TaskRow> =
             rows.iter().map(|row| ((row.job, row.task.unwrap_or(0)), row)).collect();
+        for array in self.arrays.values_mut() {
+            if let Job::Known(job) = array.job {
+                array.is_known = rows.keys().any(|(known, _)| *known == job);
+            }
+        }
         let mut changed = false;
         for spot in self.spots.values_mut() {
             match self.arrays.get(&spot.token).map(|array| array.job) {
@@ -255,6 +261,9 @@ impl Controller<'_> {
         let has_begun = spot.attempts > spot.after;
         match spot.sight.kind() {
             Kind::Cancelled if !withdrawn => self.cancelled(run).await,
+            Kind::Unknown if !withdrawn && !has_begun && self.was_taken_out(&spot) => {
+                self.cancelled(run).await
+            }
             // What a task was given beside its first run is not to blame for what became of the task.
             _ if withdrawn || has_begun || spot.place > 0 => {
                 self.go_on(run, Next::Again(Duration::ZERO)).await
@@ -264,6 +273,19 @@ impl Controller<'_> {
             }
             kind => self.stillborn(run, &spot, of_unbegun(kind)).await,
         }
+    }
+
+    /// Returns whether a task that Slurm does not know was cancelled while it waited: of such a task it keeps no record, while
+    /// it knows the rest of the array. A task that has started has printed into a file, if only nothing.
+    fn was_taken_out(&self, spot: &Spot) -> bool {
+        let is_known = self.arrays.get(&spot.token).is_some_and(|array| array.is_known);
+        is_known && self.printed(spot).is_some_and(|path| !path.exists())
+    }
+
+    /// Returns the file that a task prints into.
+    fn printed(&self, spot: &Spot) -> Option<PathBuf> {
+        let (job, task) = self.task_of(spot)?;
+        Some(self.folder(&spot.token).logs().join(format!("{job}_{task}.out")))
     }
 
     /// Somebody has cancelled the task with Slurm's own means.
@@ -284,8 +306,7 @@ impl Controller<'_> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             made => made.map_err(|source| Error::Task { path: home.attempt(run, attempt), source })?,
         }
-        if let Some((job, task)) = self.task_of(spot) {
-            let said = self.folder(&spot.token).logs().join(format!("{job}_{task}.out"));
+        if let Some(said) = self.printed(spot) {
             let text = end_of_file(&said, LOG_BYTES).unwrap_or_default();
             let log = home.log(run, attempt);
             fs::write(&log, text).map_err(|source| Error::Task { path: log, source })?;

@@ -137,8 +137,10 @@ struct Controller<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Array {
     job: Job,
-    /// When it was about to be submitted; one of an earlier session was long ago.
+    /// Since when it is uncertain, as far as this session knows.
     since: Option<Instant>,
+    /// Whether Slurm knew any of its tasks when it was asked last.
+    is_known: bool,
 }
 
 /// What is known of an array's number.
@@ -222,7 +224,7 @@ impl<'a> Controller<'a> {
     fn enter(&mut self, submission: &Submission, attempts: u32) {
         let Submission { generation, job, task, place, run, after, reason, .. } = submission;
         let job = job.map_or(Job::Uncertain, |job| Job::Known(JobId(job)));
-        self.arrays.entry(generation.clone()).or_insert(Array { job, since: None });
+        self.arrays.entry(generation.clone()).or_insert(Array { job, since: None, is_known: false });
         let spot = Spot {
             token: generation.clone(),
             task: *task,

@@ -120,8 +120,10 @@ impl Controller<'_> {
         let taken = store.open_generation(token.as_str(), tasks, now_ms()).await?;
         self.leave_to_others(tasks, &taken).await?;
         let Some(count) = NonZeroU32::new(taken.len() as u32) else { return Ok(Sent::Done) };
-        self.arrays
-            .insert(token.as_str().to_owned(), Array { job: Job::Uncertain, since: Some(Instant::now()) });
+        self.arrays.insert(
+            token.as_str().to_owned(),
+            Array { job: Job::Uncertain, since: Some(Instant::now()), is_known: false },
+        );
         self.take_places(token.as_str(), &taken);
         let folder = self.folder(token.as_str());
         self.write_files(&folder, &taken).await?;
@@ -160,7 +162,7 @@ impl Controller<'_> {
         for byte in format!("{}/{}/{}", home.root().display(), std::process::id(), now_ms()).bytes() {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        Ok(Token::new(&format!("sweep-{:08x}-g{number}", hash ^ (hash >> 32) & 0xffff_ffff)))
+        Ok(Token::new(&format!("sweep-{:08x}-g{number}", (hash ^ (hash >> 32)) & 0xffff_ffff)))
     }
 
     /// Runs that somebody has taken since they were ready are his.
