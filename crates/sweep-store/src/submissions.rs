@@ -76,10 +76,33 @@ impl Store {
             .filter(|runs| !runs.is_empty())
             .collect();
         if !tasks.is_empty() {
-            insert_generation(&mut transaction, token, &tasks, now_ms).await.map_err(failed)?;
+            insert_generation(&mut transaction, token, &tasks, |_| true, now_ms).await.map_err(failed)?;
         }
         transaction.commit().await.map_err(failed)?;
         Ok(tasks)
+    }
+
+    /// Enters an array that was submitted, by its folder, as after a rebuild from files: runs that are free, in the places and
+    /// after the attempts that the folder names. Returns whether any is.
+    pub async fn restore_generation(
+        &self,
+        token: &str,
+        tasks: &[Vec<Submitted>],
+        now_ms: i64,
+    ) -> Result<bool> {
+        let failed = self.failed("restore an array");
+        let runs: Vec<Vec<RunId>> =
+            tasks.iter().map(|task| task.iter().map(|submitted| submitted.run).collect()).collect();
+        let mut writer = self.writer.lock().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let free = free_runs(&mut transaction, &runs).await.map_err(failed)?;
+        if !free.is_empty() {
+            insert_generation(&mut transaction, token, tasks, |run| free.contains_key(run), now_ms)
+                .await
+                .map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)?;
+        Ok(!free.is_empty())
     }
 
     /// Notes that an array was submitted, and under which number.
@@ -211,6 +234,15 @@ impl Reader {
         .map_err(self.failed("list what is with Slurm"))
     }
 
+    /// Returns whether an array was entered, whatever became of it.
+    pub async fn knows_generation(&self, token: &str) -> Result<bool> {
+        sqlx::query_scalar("SELECT count(*) > 0 FROM generations WHERE token = ?")
+            .bind(token.to_owned())
+            .fetch_one(self.pool())
+            .await
+            .map_err(self.failed("look for an array"))
+    }
+
     /// Returns how many arrays were entered so far, those that never were submitted among them.
     pub async fn generation_count(&self) -> Result<u64> {
         let count: i64 = sqlx::query_scalar("SELECT count(*) FROM generations")
@@ -243,6 +275,7 @@ async fn insert_generation(
     connection: &mut SqliteConnection,
     token: &str,
     tasks: &[Vec<Submitted>],
+    is_in: impl Fn(&RunId) -> bool,
     now_ms: i64,
 ) -> sqlx::Result<()> {
     sqlx::query("INSERT INTO generations (token, tasks, created_ms) VALUES (?, ?, ?)")
@@ -253,7 +286,8 @@ async fn insert_generation(
         .await?;
     let mut rows = Vec::new();
     for (task, runs) in tasks.iter().enumerate() {
-        for (place, Submitted { run, after }) in runs.iter().enumerate() {
+        let entered = runs.iter().enumerate().filter(|(_, submitted)| is_in(&submitted.run));
+        for (place, Submitted { run, after }) in entered {
             rows.push(json!([task, place, run, after]));
         }
     }

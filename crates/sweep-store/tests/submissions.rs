@@ -80,3 +80,22 @@ async fn attempts_are_adopted_once_and_never_by_a_run_that_is_over() {
     assert_eq!(store.adopt(run, 4, "n1", NOW).await.unwrap(), Adopted::Never, "the run is over");
     assert_eq!(state(&home, run).await, (State::Succeeded, 3, true));
 }
+
+#[tokio::test]
+async fn an_array_that_only_its_folder_remembers_is_entered_again() {
+    let home = Home::new().await;
+    let (_, runs) = home.register(&specs(3)).await;
+    let store = &home.store;
+    store.claim(runs[1], "here", NOW).await.unwrap();
+    let tasks = [
+        vec![Submitted { run: runs[0], after: 2 }],
+        vec![Submitted { run: runs[1], after: 0 }, Submitted { run: runs[2], after: 0 }],
+    ];
+    assert!(!store.reader().knows_generation("old").await.unwrap());
+    assert!(store.restore_generation("old", &tasks, NOW).await.unwrap());
+    assert!(store.reader().knows_generation("old").await.unwrap());
+    let open = store.reader().open_submissions().await.unwrap();
+    let seen: Vec<_> = open.iter().map(|row| (row.task, row.place, row.run, row.after)).collect();
+    assert_eq!(seen, [(0, 0, runs[0], 2), (1, 1, runs[2], 0)]);
+    assert!(!store.restore_generation("older", &tasks, NOW).await.unwrap(), "no run is free");
+}

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sweep_core::home::Home;
 use sweep_core::spec::RunId;
 use sweep_core::verdict::Cause;
-use sweep_store::Failure;
+use sweep_store::{Failure, Submitted};
 
 use crate::evidence::Process;
 use crate::executor::local::Exit;
@@ -189,6 +189,16 @@ impl Folder {
         write_atomically(&self.manifest(), &lines)
     }
 
+    /// Reads back which runs the tasks do. The error is in words.
+    pub(crate) fn read_tasks(&self) -> Result<Vec<Vec<Submitted>>, String> {
+        let text = fs::read_to_string(self.manifest()).map_err(|error| error.to_string())?;
+        let runs = |orders: Orders| {
+            orders.runs.into_iter().map(|Order { run, after }| Submitted { run, after }).collect::<Vec<_>>()
+        };
+        let task = |line: &str| serde_json::from_str(line).map(runs).map_err(|error| error.to_string());
+        text.lines().map(task).collect()
+    }
+
     /// Makes a job of this array that may still come do nothing.
     pub(crate) fn disarm(&self) -> io::Result<()> {
         match fs::rename(self.manifest(), self.path.join("manifest.void")) {
@@ -251,6 +261,8 @@ mod tests {
         assert!(read_orders(&folder.manifest(), 2).unwrap_err().contains("no line 3"));
         assert_eq!(Folder::of_manifest(&folder.manifest()), folder);
         assert_eq!(folder.token(), "sweep-ab-g1");
+        let read = folder.read_tasks().unwrap();
+        assert_eq!(read[1], [1, 2].map(|seed| Submitted { run: id_of(seed), after: 2 }));
         folder.disarm().unwrap();
         folder.disarm().unwrap();
         assert!(read_orders(&folder.manifest(), 0).is_err());

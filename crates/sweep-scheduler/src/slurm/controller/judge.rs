@@ -15,6 +15,7 @@ use super::super::client::{JobId, Slurm};
 use super::super::error::SlurmError;
 use super::super::rows::TaskRow;
 use super::super::states::{Block, Meaning};
+use super::super::withdraw::withdraw;
 use super::{Controller, Job, Spot};
 use crate::error::Error;
 use crate::ledger::Next;
@@ -244,6 +245,25 @@ impl Controller<'_> {
                 self.complain(error.to_string(), self.pause);
             }
         }
+        Ok(())
+    }
+
+    /// Takes back what waits once nothing more is to be started: tasks that have not begun are cancelled, and their runs are
+    /// pending again. Those that run go on.
+    pub(super) async fn recall(&mut self) -> Result<(), Error> {
+        let waits = |(run, spot): (&RunId, &Spot)| {
+            let waits = matches!(spot.sight.kind(), Kind::Unseen | Kind::Queued | Kind::Blocked(_));
+            (waits && self.is_ours(*run) && !self.follows.contains_key(run)).then_some(*run)
+        };
+        let runs: Vec<RunId> = self.spots.iter().filter_map(waits).collect();
+        if !runs.is_empty() {
+            let reader = self.ledger.settler.store.reader();
+            let withdrawn = withdraw(reader, &self.ledger.settings.home, &runs).await?;
+            if let Some(problem) = withdrawn.problem {
+                self.complain(problem, self.pause);
+            }
+        }
+        self.recalled = true;
         Ok(())
     }
 

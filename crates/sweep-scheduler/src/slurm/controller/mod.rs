@@ -131,6 +131,8 @@ struct Controller<'a> {
     crowded: bool,
     /// Whether Slurm has answered in this session.
     heard: bool,
+    /// Whether what waited when the session halted was taken back.
+    recalled: bool,
 }
 
 /// An array.
@@ -194,12 +196,14 @@ impl<'a> Controller<'a> {
             reasons: BTreeMap::new(),
             crowded: false,
             heard: false,
+            recalled: false,
         }
     }
 
     /// Takes up what earlier sessions have submitted.
     async fn take_up(&mut self) -> Result<(), Error> {
         let store = self.ledger.settler.store;
+        self.remember().await?;
         let open = store.reader().open_submissions().await?;
         let ids: Vec<RunId> = open.iter().map(|submission| submission.run).collect();
         let states = store.reader().states_of(&ids).await?;
@@ -219,6 +223,27 @@ impl<'a> Controller<'a> {
             self.ledger.tell(Update::Resumed { token, runs });
         }
         self.end_what_is_over(&states).await
+    }
+
+    /// Enters arrays that the database does not know, as after it was made again from files: their folders say what they do.
+    async fn remember(&self) -> Result<(), Error> {
+        let (store, home) = (self.ledger.settler.store, &self.ledger.settings.home);
+        let failed = |source| Error::Scan { path: home.slurm(), source };
+        for entry in fs::read_dir(home.slurm()).map_err(failed)? {
+            let folder = Folder::new(home, &entry.map_err(failed)?.file_name().to_string_lossy());
+            if !folder.manifest().exists() || store.reader().knows_generation(&folder.token()).await? {
+                continue;
+            }
+            match folder.read_tasks() {
+                Ok(tasks) => {
+                    store.restore_generation(&folder.token(), &tasks, sweep_store::now_ms()).await?;
+                }
+                Err(error) => {
+                    tracing::warn!(path = %folder.manifest().display(), error, "an array is passed over");
+                }
+            }
+        }
+        Ok(())
     }
 
     fn enter(&mut self, submission: &Submission, attempts: u32) {
@@ -249,6 +274,9 @@ impl<'a> Controller<'a> {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.submit_what_is_ready().await?;
+            if self.ledger.halted().is_some() && !self.recalled {
+                self.recall().await?;
+            }
             if self.may_leave() {
                 return Ok(());
             }
