@@ -94,7 +94,8 @@ impl Site {
         let path = self.cluster.environment().into_iter().find(|(name, _)| name == "PATH").unwrap().1;
         let stand_ins = format!("{}:{}", self.stand_ins.display(), path.to_str().unwrap());
         command.env("PATH", stand_ins).env("SWEEP_SLURM_HURRY", "20").env("SWEEP_RETRY_DELAY", "0");
-        command.args(arguments);
+        // Jobs begin as login shells of their user: here one without a profile.
+        command.env("HOME", self.home()).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -401,6 +402,41 @@ fn requeued_preempted_and_lost_tasks_go_on_and_none_of_that_is_a_failure() {
     assert_eq!(site.count("attempts WHERE state = 'interrupted'"), 3, "{said}");
     assert_eq!(site.count("runs WHERE transient_failures > 0"), 0);
     assert_eq!(site.count("generations"), 1, "Slurm itself brings tasks of job {job} back");
+}
+
+/// What Slurm sends before the time of a job is up: the worker saves and leaves, and the run goes on in the next array. Twice
+/// in a row without anything saved, that is a failure.
+#[test]
+fn a_job_whose_time_is_up_is_followed_by_another() {
+    let Some(site) = Site::new(&fake_sweep(2)) else { return };
+    let runs = site.query_ids();
+    let idle = vec![Action::Start, Action::WaitFor { file: "never".to_owned() }];
+    site.workspace.script_of(runs[0], &Script { first: vec![complete_when("never")], then: complete() });
+    site.workspace.script_of(runs[1], &Script { first: vec![idle.clone(), idle], then: complete() });
+    let session = site.start_fake(&[]);
+    for (attempt, running) in [(1, 2), (2, 1)] {
+        let at_work = format!("attempts WHERE number = {attempt} AND state = 'running'");
+        site.wait_for(&format!("{at_work} AND host IS NOT NULL"), running);
+        for (job, task) in site.tasks("R") {
+            site.cluster.command("scancel", ["-b", "-s", "USR1", &format!("{job}_{task}")]);
+        }
+        site.wait_for(&format!("attempts WHERE number = {attempt} AND state <> 'running'"), 2);
+    }
+    session.end(0);
+    site.assert_complete(2);
+    let sql =
+        "SELECT number, state, failure_class FROM attempts WHERE state <> 'succeeded' ORDER BY run, number";
+    let mut rows = site.query(sql);
+    let rows = rows.as_array_mut().unwrap();
+    rows.sort_by_key(|row| row["number"].as_i64());
+    assert_eq!(
+        serde_json::json!(rows),
+        serde_json::json!([
+            {"number": 1, "state": "interrupted", "failure_class": null},
+            {"number": 1, "state": "interrupted", "failure_class": null},
+            {"number": 2, "state": "failed", "failure_class": "timeout"},
+        ])
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use sweep_core::event::Event;
@@ -198,8 +198,7 @@ impl Agent<'_> {
     /// Looks how a run stands, by its newest attempt.
     fn standing(&self, order: Order) -> Result<Standing, Error> {
         let Order { run, after } = order;
-        let newest =
-            newest_attempt(self.home, run).map_err(|source| self.failed(&self.home.run(run), source))?;
+        let newest = newest_attempt(self.home, run).map_err(|source| failed(&self.home.run(run), source))?;
         if newest <= after {
             return Ok(Standing::Free(after + 1));
         }
@@ -208,7 +207,7 @@ impl Agent<'_> {
             Some(false) => Ok(Standing::Over),
             None => {
                 let alive = is_alive(self.home, run, newest);
-                let alive = alive.map_err(|source| self.failed(&self.home.slurm(), source))?;
+                let alive = alive.map_err(|source| failed(&self.home.slurm(), source))?;
                 Ok(if alive { Standing::Taken } else { Standing::Free(newest + 1) })
             }
         }
@@ -219,18 +218,18 @@ impl Agent<'_> {
         let folder = self.home.attempt(run, attempt);
         match fs::create_dir(&folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-            made => made.map_err(|source| self.failed(&folder, source))?,
+            made => made.map_err(|source| failed(&folder, source))?,
         }
         let path = self.home.claim(run, attempt);
-        write_json(&path, &self.claim()).map_err(|source| self.failed(&path, source))?;
+        write_json(&path, &self.claim()).map_err(|source| failed(&path, source))?;
         let path = self.home.log(run, attempt);
         let log = match LockedLog::acquire(&path) {
             Ok(Some(log)) => log,
             Ok(None) => return Ok(None),
             Err(error) if is_unsupported(&error) => {
-                LockedLog::without_lock(&path).map_err(|source| self.failed(&path, source))?
+                LockedLog::without_lock(&path).map_err(|source| failed(&path, source))?
             }
-            Err(source) => return Err(self.failed(&path, source)),
+            Err(source) => return Err(failed(&path, source)),
         };
         let ending = self.let_work(run, attempt, log).await?;
         let left = ending.dismissed && *self.stop.borrow() > Stop::None;
@@ -239,7 +238,7 @@ impl Agent<'_> {
         // A worker that leaves with this code was asked to, or has lost its run to somebody: neither is a death.
         let departure = Departure { dismissed: departure.dismissed || stopped, ..departure };
         let path = self.home.departure(run, attempt);
-        write_json(&path, &departure).map_err(|source| self.failed(&path, source))?;
+        write_json(&path, &departure).map_err(|source| failed(&path, source))?;
         Ok(Some(match ending.exit.and_then(|exit| exit.code) {
             Some(0) => Step::Done,
             _ if self.is_withdrawn(run) => Step::Done,
@@ -324,10 +323,10 @@ impl Agent<'_> {
             tracing::warn!(path = %path.display(), %error, "no sign of life could be given");
         }
     }
+}
 
-    fn failed(&self, path: &Path, source: io::Error) -> Error {
-        Error::Task { path: path.to_owned(), source }
-    }
+fn failed(path: &Path, source: io::Error) -> Error {
+    Error::Task { path: path.to_owned(), source }
 }
 
 /// Returns the number of a run's newest attempt; 0 where there is none.
@@ -368,7 +367,7 @@ fn is_unsupported(error: &io::Error) -> bool {
     )
 }
 
-fn write_json(path: &PathBuf, value: &impl serde::Serialize) -> io::Result<()> {
+fn write_json(path: &Path, value: &impl serde::Serialize) -> io::Result<()> {
     write_atomically(path, &serde_json::to_vec(value)?)
 }
 
@@ -377,5 +376,96 @@ fn propagate(ended: Result<(), tokio::task::JoinError>) -> ! {
     match ended.map_err(tokio::task::JoinError::try_into_panic) {
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
         _ => unreachable!("a supervisor says how its worker ended unless it panics"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sweep_core::event::{FailureClass, Record};
+    use sweep_core::verdict::Cause;
+    use sweep_testkit::{Workspace, id_of};
+
+    use super::*;
+
+    fn write(path: &Path, value: &impl serde::Serialize) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, [serde_json::to_vec(value).unwrap(), b"\n".to_vec()].concat()).unwrap();
+    }
+
+    fn says(home: &Home, event: Event) {
+        write(&home.events(id_of(0), 1), &Record { sequence: 0, time_ms: 1, event });
+    }
+
+    fn departure(code: i32, dismissed: bool) -> Departure {
+        let overdue = None;
+        Departure {
+            exit_code: Some(code),
+            signal: None,
+            overdue,
+            dismissed,
+            memory_ran_out: false,
+            ended_ms: 2,
+        }
+    }
+
+    fn verdict(outcome: Outcome) -> Verdict {
+        Verdict { outcome, exit_code: None, signal: None, micro_batch_limit: None, ended_ms: 3 }
+    }
+
+    fn failed_for_good() -> Outcome {
+        let cause = Cause { class: FailureClass::WorkerDied, message: String::new() };
+        Outcome::Failed { cause, retry: true }
+    }
+
+    /// What a task that finds an attempt of its array makes of it: `Some(true)` begins another.
+    #[test]
+    fn only_an_attempt_that_was_interrupted_is_followed_by_another_of_the_same_task() {
+        let failure = || Event::Failed { class: FailureClass::Hub, message: String::new() };
+        let interrupted = || Event::Interrupted { epochs: 1 };
+        type Case = (Option<Event>, Option<Departure>, Option<Outcome>, Option<bool>);
+        let cases: [Case; 11] = [
+            (None, None, None, None),
+            (Some(interrupted()), None, None, None),
+            (Some(Event::Succeeded), None, None, Some(false)),
+            (Some(failure()), None, None, Some(false)),
+            (Some(Event::Succeeded), Some(departure(0, false)), None, Some(false)),
+            (Some(interrupted()), Some(departure(76, true)), None, Some(true)),
+            (None, Some(departure(76, true)), None, Some(true)),
+            (None, Some(departure(134, false)), None, Some(false)),
+            (None, None, Some(Outcome::Interrupted { cause: None }), Some(true)),
+            (None, None, Some(failed_for_good()), Some(false)),
+            (Some(interrupted()), Some(departure(76, true)), Some(Outcome::Cancelled), Some(false)),
+        ];
+        for (number, (event, departure, outcome, expected)) in cases.into_iter().enumerate() {
+            let workspace = Workspace::new();
+            let home = workspace.layout();
+            if let Some(event) = event {
+                says(&home, event);
+            }
+            if let Some(departure) = departure {
+                write(&home.departure(id_of(0), 1), &departure);
+            }
+            if let Some(outcome) = outcome {
+                write(&home.verdict(id_of(0), 1), &verdict(outcome));
+            }
+            assert_eq!(how_it_ended(&home, id_of(0), 1), expected, "case {number}");
+        }
+    }
+
+    #[test]
+    fn attempts_are_counted_as_numbers() {
+        let workspace = Workspace::new();
+        let home = workspace.layout();
+        assert!(newest_attempt(&home, id_of(0)).is_err(), "there is no run");
+        for name in ["attempt-2", "attempt-10", "attempt-x", "model"] {
+            fs::create_dir_all(home.run(id_of(0)).join(name)).unwrap();
+        }
+        assert_eq!(newest_attempt(&home, id_of(0)).unwrap(), 10);
+    }
+
+    #[test]
+    fn exit_codes_are_told_apart() {
+        let ends = [TaskEnd::Done, TaskEnd::SomeFailed, TaskEnd::Interrupted, TaskEnd::Held];
+        assert_eq!(ends.map(TaskEnd::code), [0, 1, 76, 80]);
     }
 }

@@ -24,6 +24,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 const MEANINGFUL: [&str; 5] = ["SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_", "SACCT_"];
 const CONFIGURATION: &str = "SLURM_CONF";
 
+/// What a job gets of the environment: enough to find its user's folder and programs. Anything else stays here, above all
+/// tokens of other programs. That Slurm itself loads the user's login environment instead, as it does for `--export=NONE`, is
+/// slow and has a time limit; the script does that.
+const OF_A_JOB: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", CONFIGURATION];
+
 /// How far back a job is looked for in the accounting by its name.
 const ACCOUNT_SINCE: &str = "now-60days";
 
@@ -74,6 +79,13 @@ impl Slurm {
         Self { environment, limit: LIMIT }
     }
 
+    /// Returns the same way with the environment that jobs are to have.
+    fn for_jobs(&self) -> Self {
+        let is_for_jobs = |(name, _): &&(OsString, OsString)| OF_A_JOB.iter().any(|kept| name == kept);
+        let environment = self.environment.iter().filter(is_for_jobs).cloned().collect();
+        Self { environment, limit: self.limit }
+    }
+
     /// Submits an array and returns its id.
     ///
     /// # Errors
@@ -81,7 +93,7 @@ impl Slurm {
     pub(crate) async fn submit(&self, submission: &Submission<'_>) -> Result<JobId, SlurmError> {
         let mut arguments = vec![OsString::from("--parsable")];
         arguments.extend(submission.arguments());
-        let answer = self.call("sbatch", arguments).await?;
+        let answer = self.for_jobs().call("sbatch", arguments).await?;
         // Plugins of a site may print before the id.
         let id = answer.output.lines().rev().find_map(job_id_of);
         id.ok_or_else(|| unreadable("sbatch", &answer.output))
@@ -91,7 +103,7 @@ impl Slurm {
     pub(crate) async fn test_only(&self, submission: &Submission<'_>) -> Result<String, SlurmError> {
         let mut arguments = vec![OsString::from("--test-only")];
         arguments.extend(submission.arguments());
-        let answer = self.call("sbatch", arguments).await?;
+        let answer = self.for_jobs().call("sbatch", arguments).await?;
         let said = if answer.errors.trim().is_empty() { answer.output } else { answer.errors };
         Ok(said.trim().trim_start_matches("sbatch: ").to_owned())
     }

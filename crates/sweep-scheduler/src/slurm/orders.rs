@@ -245,7 +245,7 @@ mod tests {
             checkpoint_every: Some(Duration::from_mins(10)),
             timeout: None,
             stall: Some(Duration::from_mins(30)),
-            grace: Duration::from_secs(60),
+            grace: Duration::from_mins(1),
             beat: Duration::from_secs(15),
         }
     }

@@ -65,8 +65,8 @@ impl Submission<'_> {
             flag("open-mode", "append"),
             // `B:` reaches the batch shell, which has become the worker's parent by `exec`.
             flag("signal", format!("B:USR1@{}", self.warning().as_secs())),
-            // The environment of whoever submits may hold secrets, and differs from one submission to the next.
-            flag("export", "NONE"),
+            // The environment of `sbatch`, which is what little a job is to have: see the client.
+            flag("export", "ALL"),
             flag("output", self.output()),
             flag("chdir", self.folder),
         ];
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(
             arguments(&SlurmOptions::default(), "/shared/my runs/slurm/100%", None),
             "sbatch --job-name=sweep-ab12-g3 --array=0-59 --nodes=1 --ntasks=1 --requeue --open-mode=append \
-             --signal=B:USR1@120 --export=NONE --output=slurm/100%%/%A_%a.out '--chdir=/shared/my runs' \
+             --signal=B:USR1@120 --export=ALL --output=slurm/100%%/%A_%a.out '--chdir=/shared/my runs' \
              '/shared/my runs/slurm/job.sh'"
         );
     }

@@ -384,3 +384,46 @@ fn of_unbegun(kind: Kind) -> Failure {
     };
     Failure { class, message: format!("{what}; what it printed is in the log of the attempt") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_counts_when_it_was_said_twice() {
+        let mut sight = Sight::default();
+        assert_eq!((sight.kind(), sight.is_away()), (Kind::Unseen, false));
+        assert!(sight.see(None));
+        assert_eq!((sight.kind(), sight.is_over()), (Kind::Unknown, false));
+        assert!(!sight.see(None));
+        assert!(sight.is_over(), "a task that Slurm does not know");
+        assert!(sight.see(Some(Meaning::Running)), "it has come back");
+        sight.see(Some(Meaning::Running));
+        assert!(!sight.is_away());
+        assert!(sight.see(Some(Meaning::TimedOut)));
+        assert!(!sight.is_over());
+        sight.see(Some(Meaning::TimedOut));
+        assert!(sight.is_over());
+    }
+
+    #[test]
+    fn a_task_that_waits_is_away_and_not_over() {
+        let blocked = Meaning::Blocked { block: Block::Held, reason: "JobHeldUser".to_owned() };
+        for meaning in [Meaning::Queued, blocked] {
+            let mut sight = Sight::default();
+            sight.see(Some(meaning.clone()));
+            sight.see(Some(meaning));
+            assert!(sight.is_away() && !sight.is_over());
+        }
+    }
+
+    #[test]
+    fn a_job_that_would_fail_again_is_not_tried_again() {
+        let class = |kind| of_unbegun(kind).class;
+        assert!(!class(Kind::Failed { hopeless: true }).is_transient());
+        assert!(!class(Kind::OutOfMemory).is_transient());
+        for kind in [Kind::Failed { hopeless: false }, Kind::TimedOut, Kind::Lost, Kind::Unknown] {
+            assert!(class(kind).is_transient(), "{kind:?}");
+        }
+    }
+}

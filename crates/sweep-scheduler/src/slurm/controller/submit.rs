@@ -63,7 +63,8 @@ impl Controller<'_> {
             Ok(size) => size,
             Err(error) => {
                 self.put_back(&ready);
-                return self.refused(error);
+                self.refused(&error);
+                return Ok(());
             }
         };
         self.submit_at = Instant::now() + self.pace.shortest;
@@ -148,7 +149,7 @@ impl Controller<'_> {
             }
             Err(error) => {
                 self.void(token.as_str()).await?;
-                self.refused(error)?;
+                self.refused(&error);
                 Ok(Sent::NotNow)
             }
         }
@@ -248,7 +249,7 @@ impl Controller<'_> {
     }
 
     /// Tries later what Slurm does not take now, and gives up where it never will.
-    fn refused(&mut self, error: SlurmError) -> Result<(), Error> {
+    fn refused(&mut self, error: &SlurmError) {
         match error {
             SlurmError::Limit { .. } | SlurmError::Unreachable { .. } => {
                 self.back_off = self.pace.back_off(self.back_off);
@@ -257,7 +258,6 @@ impl Controller<'_> {
             }
             error => self.ledger.halt(Halt::Refused { message: error.to_string() }),
         }
-        Ok(())
     }
 
     /// Finds out whether arrays were submitted whose number nobody has taken down.
