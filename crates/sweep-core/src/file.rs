@@ -12,8 +12,10 @@ use crate::expand::overlap;
 use crate::grammar::{Field, Kind, Variant, check, join, kinds};
 use crate::node::Node;
 use crate::problem::{Collector, Problem, Problems, unknown};
+use crate::quantity;
 use crate::set::Assignment;
-use crate::tables::{BACKBONE, DATASET, EXECUTION};
+use crate::slurm::Executor;
+use crate::tables::{BACKBONE, DATASET, EXECUTION, SLURM_KEYS};
 
 /// Keys at the top of a sweep file.
 pub(crate) const SECTIONS: [&str; 9] =
@@ -38,15 +40,18 @@ pub struct Sweep {
 /// Where a grid runs, and what it may take.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Execution {
+    /// What runs the workers, and what it is asked for.
+    #[serde(flatten)]
+    pub executor: Executor,
     /// Device slots, such as `cpu:2` or `cuda:0,1`.
     pub devices: Option<String>,
     /// Threads of a CPU worker.
     pub threads: Option<u32>,
     /// Longest time an attempt may take; `None`: any.
-    #[serde(default, deserialize_with = "optional_seconds")]
+    #[serde(default, deserialize_with = "quantity::optional_seconds")]
     pub timeout: Option<Duration>,
     /// Longest time an attempt may live without finishing a step; `None`: any.
-    #[serde(deserialize_with = "optional_seconds")]
+    #[serde(deserialize_with = "quantity::optional_seconds")]
     pub stall: Option<Duration>,
     /// How often a checkpoint is written within an epoch.
     #[serde(deserialize_with = "seconds")]
@@ -79,10 +84,6 @@ impl Default for Execution {
 
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_secs)
-}
-
-fn optional_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    Option::deserialize(deserializer).map(|seconds: Option<u64>| seconds.map(Duration::from_secs))
 }
 
 /// One list of the matrix.
@@ -203,8 +204,24 @@ fn is_sweep_name(name: &str) -> bool {
 fn execution(root: &Node, problems: &mut Collector) -> Execution {
     let empty = Node::Map(Vec::new());
     let node = present(root, "execution").unwrap_or(&empty);
+    refuse_keys_without_slurm(node, problems);
     let value = check(node, &Kind::Object(EXECUTION), "execution", problems);
     serde_json::from_value(value).unwrap_or_default()
+}
+
+/// Refuses keys that only count for Slurm where something else runs the workers: there they would change nothing.
+fn refuse_keys_without_slurm(node: &Node, problems: &mut Collector) {
+    let Node::Map(entries) = node else { return };
+    if matches!(node.get("executor"), Some(Node::Text(executor)) if executor != "local") {
+        return;
+    }
+    for (key, _) in entries.iter().filter(|(key, _)| SLURM_KEYS.contains(&key.as_str())) {
+        let message = format!("`{key}` only counts where Slurm runs the workers, and `executor` is local");
+        problems.add(
+            Problem::new(join("execution", key), message)
+                .hint("write `executor: slurm`, or give it as a flag of `sweep run --executor slurm`"),
+        );
+    }
 }
 
 /// Returns a section unless it is missing or written as nothing.

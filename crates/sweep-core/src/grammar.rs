@@ -8,6 +8,7 @@ use crate::epsilon::Epsilon;
 use crate::node::Node;
 use crate::problem::{Collector, Problem, unknown};
 use crate::quantity;
+use crate::slurm::{self, Gpus};
 
 /// Longest text, in characters: that of a path. Every run of a grid has its own copy.
 pub(crate) const LONGEST_TEXT: usize = 1000;
@@ -32,6 +33,14 @@ pub(crate) enum Kind {
     Duration,
     /// An amount of memory or disk such as `500GB` or `64GiB`; bytes in normal form.
     Size,
+    /// GPUs of a job, such as `1` or `a100:1`; text in normal form.
+    Gpus,
+    /// Memory of a job as Slurm writes it, or a size; MiB in normal form.
+    Memory,
+    /// A time limit as Slurm writes it, or a length of time; seconds in normal form.
+    TimeLimit,
+    /// A flag of `sbatch` that is not set by other means.
+    SbatchFlag,
     Text,
     /// A name, or `owner/name`: letters, digits, `.`, `_`, `-` and `/`. It never leads out of a folder: no part of it is
     /// empty, `.` or `..`.
@@ -111,6 +120,10 @@ impl Kind {
             }
             Self::Duration => format!("a length of time such as {}", quantity::DURATION_EXAMPLES),
             Self::Size => format!("an amount such as {}", quantity::SIZE_EXAMPLES),
+            Self::Gpus => format!("a number of GPUs such as {}", slurm::GPUS_EXAMPLES),
+            Self::Memory => format!("an amount of memory such as {}", slurm::MEMORY_EXAMPLES),
+            Self::TimeLimit => format!("a time limit such as {}", slurm::TIME_EXAMPLES),
+            Self::SbatchFlag => "a flag of sbatch such as --constraint=a100".to_owned(),
             Self::Or { word, kind } => format!("`{word}` or {}", kind.accepted()),
             Self::Text => format!("a text of at most {LONGEST_TEXT} characters"),
             Self::Name => {
@@ -173,6 +186,14 @@ pub(crate) fn check(node: &Node, kind: &Kind, path: &str, problems: &mut Collect
         (Kind::Epoch, Node::Text(text)) => Share::parse(text).map(|_| Value::from(text.as_str())),
         (Kind::Duration, Node::Text(text)) => quantity::seconds(text).map(Value::from),
         (Kind::Size, Node::Text(text)) => quantity::bytes(text).map(Value::from),
+        (Kind::Gpus, Node::Text(_) | Node::Integer(_)) => {
+            node.to_string().parse::<Gpus>().ok().map(|gpus| Value::from(gpus.to_string()))
+        }
+        (Kind::Memory, Node::Text(text)) => slurm::parse_memory(text).map(Value::from),
+        (Kind::TimeLimit, Node::Text(_) | Node::Integer(_)) => {
+            slurm::parse_time_limit(&node.to_string()).map(Value::from)
+        }
+        (Kind::SbatchFlag, Node::Text(text)) => return sbatch_flag(text, path, problems),
         (Kind::Or { word, .. }, Node::Text(text)) if text == word => return Value::Null,
         (Kind::Or { kind, .. }, Node::Map(_)) => return check(node, kind, path, problems),
         (Kind::Or { kind, .. }, _) if accepts(node, kind) => return check(node, kind, path, problems),
@@ -242,6 +263,16 @@ fn epsilon(node: &Node, path: &str, problems: &mut Collector) -> Value {
             let problem = Problem::new(path, format!("{error}, expected {}", Kind::Epsilon.accepted()));
             let above_one = matches!(node, Node::Integer(2..=255));
             problems.add(if above_one { problem.hint(format!("write `{node}/255`")) } else { problem });
+            Value::Null
+        }
+    }
+}
+
+fn sbatch_flag(text: &str, path: &str, problems: &mut Collector) -> Value {
+    match slurm::check_sbatch_flag(text) {
+        Ok(()) => Value::from(text),
+        Err(error) => {
+            problems.add(Problem::new(path, error.to_string()));
             Value::Null
         }
     }

@@ -10,8 +10,12 @@
 //! runs/<run id>/attempt-<n>/events.jsonl     what its worker said
 //! runs/<run id>/attempt-<n>/log.txt          what its worker printed; locked while anybody is alive in the attempt
 //! runs/<run id>/attempt-<n>/verdict.json      what its scheduler saw of its end, where events do not say it
+//! runs/<run id>/attempt-<n>/claim.json       with Slurm: which task of which array it is, and where
+//! runs/<run id>/attempt-<n>/pulse            with Slurm: written every few seconds while its worker lives
+//! runs/<run id>/attempt-<n>/exit.json        with Slurm: how its worker left
 //! runs/<run id>/sharing.json                 what the run does for others that go on from its beginning
 //! runs/<run id>/model/                       the final model, as timm loads it
+//! slurm/<token>/                             an array: its script, what each of its tasks does, what they print
 //! trajectories/                              checkpoints, named by what they are: any run may go on from any of them
 //! ```
 
@@ -82,6 +86,26 @@ impl Home {
     /// Returns what the scheduler saw of the end of an attempt.
     pub fn verdict(&self, run: RunId, attempt: u32) -> PathBuf {
         self.attempt(run, attempt).join("verdict.json")
+    }
+
+    /// Returns what a task of Slurm says about the attempt that it has made.
+    pub fn claim(&self, run: RunId, attempt: u32) -> PathBuf {
+        self.attempt(run, attempt).join("claim.json")
+    }
+
+    /// Returns the file that a task of Slurm writes again and again while its worker lives.
+    pub fn pulse(&self, run: RunId, attempt: u32) -> PathBuf {
+        self.attempt(run, attempt).join("pulse")
+    }
+
+    /// Returns what a task of Slurm saw of the end of its worker.
+    pub fn departure(&self, run: RunId, attempt: u32) -> PathBuf {
+        self.attempt(run, attempt).join("exit.json")
+    }
+
+    /// Returns the folder of everything that concerns Slurm.
+    pub fn slurm(&self) -> PathBuf {
+        self.root.join("slurm")
     }
 
     /// Returns the file that tells a worker what it does for other runs.

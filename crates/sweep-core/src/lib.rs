@@ -23,6 +23,7 @@ mod problem;
 mod quantity;
 mod schema;
 mod set;
+mod slurm;
 mod tables;
 mod validate;
 
@@ -32,3 +33,7 @@ pub use problem::{Problem, Problems};
 pub use quantity::{bytes as parse_bytes, seconds as parse_seconds};
 pub use schema::json_schema;
 pub use set::Assignment;
+pub use slurm::{
+    Executor, Gpus, GpusError, SbatchFlagError, SlurmOptions, check_sbatch_flag, parse_memory,
+    parse_time_limit,
+};

@@ -1,5 +1,9 @@
 //! Amounts with a unit, as people write them: lengths of time and sizes.
 
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
 /// What a length of time may look like, in words.
 pub(crate) const DURATION_EXAMPLES: &str = "90s, 30m, 12h or 7d";
 /// What a length of time looks like, for the JSON Schema.
@@ -42,6 +46,13 @@ fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
     let number: u64 = if digits <= DIGITS { number.parse().ok()? } else { return None };
     (number > 0).then(|| number * factor)
+}
+
+/// Takes seconds as they stand in normal form for a length of time, null or none for nothing.
+pub(crate) fn optional_seconds<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    Option::deserialize(deserializer).map(|seconds: Option<u64>| seconds.map(Duration::from_secs))
 }
 
 #[cfg(test)]

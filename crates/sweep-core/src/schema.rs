@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::budget::MAX_EPOCHS;
 use crate::grammar::{Field, Kind, LONGEST_TEXT, Open, Presence, Variant, default_node};
 use crate::quantity;
+use crate::slurm;
 use crate::tables::{BACKBONE, DATASET, EXECUTION, RUN};
 
 /// Returns the schema.
@@ -129,6 +130,16 @@ fn schema_of(kind: &Kind) -> Value {
         ]}),
         Kind::Duration => json!({ "type": "string", "pattern": quantity::DURATION_PATTERN }),
         Kind::Size => json!({ "type": "string", "pattern": quantity::SIZE_PATTERN }),
+        Kind::Gpus => json!({ "anyOf": [
+            { "type": "string", "pattern": slurm::GPUS_PATTERN },
+            { "type": "integer", "minimum": 1, "maximum": slurm::MOST_GPUS },
+        ]}),
+        Kind::Memory => json!({ "type": "string", "pattern": slurm::MEMORY_PATTERN }),
+        Kind::TimeLimit => json!({ "anyOf": [
+            { "type": "string", "pattern": slurm::TIME_PATTERN },
+            { "type": "integer", "minimum": 1, "maximum": 999_999 },
+        ]}),
+        Kind::SbatchFlag => json!({ "type": "string", "pattern": "^--[a-z_-]+(=.*)?$" }),
         Kind::Or { word, kind } => json!({ "anyOf": [{ "const": word }, schema_of(kind)] }),
         Kind::Text => json!({ "type": "string", "minLength": 1, "maxLength": LONGEST_TEXT }),
         Kind::Name => json!({ "type": "string", "pattern": NAME }),

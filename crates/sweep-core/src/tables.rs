@@ -659,8 +659,13 @@ static EXPECTED: &[Field] = &[
 
 /// The keys of `execution`: where the grid runs. Flags of `sweep run` override them.
 pub(crate) static EXECUTION: &[Field] = &[
-    field("executor", Kind::Choice(&["local"]), Default("local"), "What runs the workers."),
-    field("devices", Kind::Text, Optional, "Device slots, such as cpu:2 or cuda:0,1."),
+    field(
+        "executor",
+        Kind::Choice(&["local", "slurm"]),
+        Default("local"),
+        "What runs the workers: processes of this machine, or jobs of Slurm.",
+    ),
+    field("devices", Kind::Text, Optional, "Device slots of this machine, such as cpu:2 or cuda:0,1."),
     field("threads", integer(1, 4096), Optional, "Threads of a CPU worker."),
     field(
         "timeout",
@@ -692,4 +697,65 @@ pub(crate) static EXECUTION: &[Field] = &[
         Optional,
         "Most disk space of checkpoints and models of all runs of the home folder. Default: what is free.",
     ),
+    field(
+        "partition",
+        Kind::Text,
+        Optional,
+        "Slurm: partition, or several with commas between them. Default: the cluster's.",
+    ),
+    field(
+        "account",
+        Kind::Text,
+        Optional,
+        "Slurm: account that the jobs are charged to. Default: the user's.",
+    ),
+    field("qos", Kind::Text, Optional, "Slurm: quality of service. Default: the account's."),
+    field("gpus", Kind::Gpus, Optional, "Slurm: GPUs of a job, such as 1 or a100:1. Default: none."),
+    field("cpus", integer(1, 65_536), Optional, "Slurm: processors of a job. Default: the cluster's."),
+    field("memory", Kind::Memory, Optional, "Slurm: memory of a job, such as 16G. Default: the cluster's."),
+    field(
+        "time",
+        Kind::TimeLimit,
+        Optional,
+        "Slurm: longest time of a job, such as 12:00:00, 2-00:00:00, 90 (minutes) or 12h; runs that need longer go on in the next. Default: the partition's.",
+    ),
+    field(
+        "array_limit",
+        integer(1, 1_000_000),
+        Optional,
+        "Slurm: most jobs of the sweep that run at the same time. Default: as many as there is room for.",
+    ),
+    field(
+        "runs_per_job",
+        integer(1, 1000),
+        Default("1"),
+        "Slurm: runs that one job does, one after the other; for runs that are short beside the wait for a job.",
+    ),
+    field(
+        "setup",
+        Kind::List { item: &Kind::Text, min: 0, max: 1000 },
+        Default("[]"),
+        "Slurm: lines of shell that a job begins with, such as module load cuda.",
+    ),
+    field(
+        "sbatch",
+        Kind::List { item: &Kind::SbatchFlag, min: 0, max: 100 },
+        Default("[]"),
+        "Slurm: further flags of sbatch, such as --constraint=a100.",
+    ),
+];
+
+/// The keys of `execution` that only count for Slurm.
+pub(crate) const SLURM_KEYS: [&str; 11] = [
+    "partition",
+    "account",
+    "qos",
+    "gpus",
+    "cpus",
+    "memory",
+    "time",
+    "array_limit",
+    "runs_per_job",
+    "setup",
+    "sbatch",
 ];

@@ -7,12 +7,13 @@ use sweep_core::spec::RunId;
 
 use crate::error::Error;
 use crate::evidence::Process;
+use crate::slurm::signs;
 
-/// Returns whether anybody is alive in an attempt, by the lock on its log and by the process that its events name. Leaves
-/// everything as it is.
+/// Returns whether anybody is alive in an attempt, by the lock on its log, by the process that its events name and, where a
+/// task of Slurm on another machine has made it, by its signs of life. Leaves everything as it is.
 ///
 /// # Errors
-/// Fails where the lock cannot be tried.
+/// Fails where the lock cannot be tried, or signs of life cannot be looked for.
 pub fn is_alive(home: &Home, run: RunId, attempt: u32) -> Result<bool, Error> {
     let path = home.log(run, attempt);
     let locked = match File::open(&path).map(|log| log.try_lock_shared()) {
@@ -22,5 +23,7 @@ pub fn is_alive(home: &Home, run: RunId, attempt: u32) -> Result<bool, Error> {
         Ok(Err(TryLockError::Error(source))) | Err(source) => return Err(Error::Lock { path, source }),
     };
     Ok(locked
-        || Process::that_wrote(&home.events(run, attempt)).is_some_and(|process| process.is_alive_here()))
+        || Process::that_wrote(&home.events(run, attempt)).is_some_and(|process| process.is_alive_here())
+        || signs::is_heard_from_elsewhere(home, run, attempt)
+            .map_err(|source| Error::Scan { path: home.slurm(), source })?)
 }

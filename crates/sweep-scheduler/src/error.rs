@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use sweep_core::spec::RunId;
 
+use crate::devices::DevicesError;
+
 /// Why the scheduler had to give up. Workers that were running leave by themselves, and the next session goes on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -58,5 +60,43 @@ pub enum Error {
         path: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// A task of Slurm does not find what it is to do.
+    #[error("task {task} finds no orders in `{}`: {reason}", path.display())]
+    Orders {
+        /// The manifest.
+        path: PathBuf,
+        /// Number of the task.
+        task: u32,
+        /// Why.
+        reason: String,
+    },
+    /// A file of an array, or of an attempt that a task makes, could not be read or written.
+    #[error("failed at `{}`", path.display())]
+    Task {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A task was given no device that it could use.
+    #[error("the job has no such device")]
+    Devices {
+        /// The cause.
+        source: DevicesError,
+    },
+    /// Another session follows Slurm for this home folder.
+    #[error("another `sweep run` follows Slurm for this home folder: {holder} (`{}` is locked)", path.display())]
+    Followed {
+        /// The lock.
+        path: PathBuf,
+        /// Who holds it: its host and process.
+        holder: String,
+    },
+    /// Slurm refuses what would be submitted, or cannot be used at all; nothing was submitted.
+    #[error("{message}")]
+    Slurm {
+        /// In Slurm's words.
+        message: String,
     },
 }

@@ -29,10 +29,21 @@ impl Process {
         })
     }
 
+    /// Returns this process; `None` where the system does not say when it started.
+    pub(crate) fn this() -> Option<Self> {
+        let host = nix::unistd::gethostname().ok()?.into_string().ok()?;
+        let pid = std::process::id();
+        Some(Self { host, pid, start: start_of(pid)? })
+    }
+
     /// Returns whether it runs on this host, beyond doubt.
     pub(crate) fn is_alive_here(&self) -> bool {
-        let is_here = nix::unistd::gethostname().is_ok_and(|here| here.to_str() == Some(&self.host));
-        is_here && start_of(self.pid) == Some(self.start)
+        self.is_of_this_host() && start_of(self.pid) == Some(self.start)
+    }
+
+    /// Returns whether it is, or was, a process of this host.
+    pub(crate) fn is_of_this_host(&self) -> bool {
+        nix::unistd::gethostname().is_ok_and(|here| here.to_str() == Some(&self.host))
     }
 }
 
@@ -74,9 +85,7 @@ mod tests {
 
     #[test]
     fn this_process_is_alive_and_one_that_only_shares_its_number_is_not() {
-        let pid = std::process::id();
-        let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
-        let this = Process { host, pid, start: start_of(pid).unwrap() };
+        let this = Process::this().unwrap();
         assert!(this.is_alive_here());
         assert!(!Process { start: this.start + 1, ..this.clone() }.is_alive_here());
         assert!(!Process { host: "elsewhere.invalid".to_owned(), ..this.clone() }.is_alive_here());

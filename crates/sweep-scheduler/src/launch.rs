@@ -86,6 +86,7 @@ impl<'a> Launcher<'a> {
             attempt,
             slot: &self.settings.slots[slot],
             checkpoint_every: self.settings.checkpoint_every,
+            until: None,
         };
         Ok(match Worker::start(command, &assignment, log) {
             Ok(worker) => Launch::Started { attempt, worker },
@@ -96,7 +97,12 @@ impl<'a> Launcher<'a> {
 
 /// Writes what the run is. Always anew: paths and batch splitting are no part of a run's identity and may have changed since
 /// an earlier attempt. `micro_batch_limit` is what the memory allows, as earlier attempts found out.
-fn write_spec(home: &Home, run: RunId, spec: &RunSpec, micro_batch_limit: Option<u32>) -> io::Result<()> {
+pub(crate) fn write_spec(
+    home: &Home,
+    run: RunId,
+    spec: &RunSpec,
+    micro_batch_limit: Option<u32>,
+) -> io::Result<()> {
     let path = home.spec(run);
     match micro_batch_limit.filter(|limit| *limit < spec.micro_batch_size) {
         None => write_atomically(&path, &serde_json::to_vec(spec)?),
@@ -115,7 +121,7 @@ fn storage_failure(error: &io::Error) -> Failure {
 }
 
 /// A program that is not there will not be there next time; anything else, such as too many processes, may pass.
-fn start_failure(command: &WorkerCommand, error: &io::Error) -> Failure {
+pub(crate) fn start_failure(command: &WorkerCommand, error: &io::Error) -> Failure {
     let class = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => FailureClass::Configuration,
         _ => FailureClass::WorkerDied,

@@ -5,7 +5,7 @@
 //! Queue (pure: what next?) → Dispatcher (claims, settles: the only writer) ⇄ Supervisor (one task an attempt) → worker
 //! ```
 //!
-//! [`dispatch`] runs a sweep to its end, or goes on with it. Several schedulers may work on one home folder: claims are
+//! [`dispatch`] runs a sweep to its end, or goes on with it; [`slurm::dispatch`] does that with the jobs of a cluster. Several schedulers may work on one home folder: claims are
 //! transactions, and an attempt is dead only by two witnesses: the lock on its `log.txt` is free, and the process that its
 //! events name is gone from this host. Runs that begin alike wait for the one that trains their beginning, and
 //! [`retention`] decides which checkpoints stay.
@@ -24,6 +24,7 @@ mod executor;
 mod families;
 mod files;
 mod launch;
+mod ledger;
 mod memory;
 mod queue;
 mod rebuild;
@@ -32,6 +33,7 @@ mod retry;
 mod settings;
 mod settle;
 mod slots;
+pub mod slurm;
 mod supervise;
 mod tail;
 mod update;
@@ -48,6 +50,7 @@ pub use rebuild::{Rebuilt, rebuild};
 pub use retry::RetryPolicy;
 pub use settings::Settings;
 pub use slots::{Slot, SlotRequest};
+
 pub use supervise::Stop;
 pub use sweep_core::home::Home;
 pub use update::{Halt, Summary, Update};

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::evidence::Process;
 use crate::executor::lock::LockedLog;
 use crate::settle::{INTERRUPTED, LOG_TAIL_BYTES, SUCCEEDED, outcome};
+use crate::slurm::signs;
 use crate::tail::{Tail, end_of_file};
 
 /// Whom restored attempts name as their scheduler.
@@ -75,7 +76,9 @@ fn check_nobody_is_alive(home: &Home, census: &Census) -> Result<(), Error> {
         let path = home.log(run, attempt);
         let lock = LockedLog::acquire(&path).map_err(|source| Error::Lock { path, source })?;
         let process = Process::that_wrote(&home.events(run, attempt));
-        if lock.is_none() || process.is_some_and(|process| process.is_alive_here()) {
+        let elsewhere = signs::is_heard_from_elsewhere(home, run, attempt)
+            .map_err(|source| Error::Scan { path: home.slurm(), source })?;
+        if lock.is_none() || elsewhere || process.is_some_and(|process| process.is_alive_here()) {
             return Err(Error::Alive { run, attempt });
         }
     }

@@ -14,6 +14,7 @@ use crate::evidence::Process;
 use crate::executor::lock::LockedLog;
 use crate::files::write_atomically;
 use crate::retry::RetryPolicy;
+use crate::slurm::signs;
 use crate::supervise::News;
 use crate::tail::{Tail, end_of_file};
 use crate::verdict::Ending;
@@ -215,14 +216,18 @@ impl Settler<'_> {
         Ok(self.hold_if_dead(run, attempt)?.is_some())
     }
 
-    /// Takes the lock on an attempt's log if nobody is alive in it, by two witnesses: the lock is free, and the process that
-    /// the events name is not there, as far as this host can tell. So a log that somebody deleted kills no worker.
+    /// Takes the lock on an attempt's log if nobody is alive in it, by three witnesses: the lock is free, the process that the
+    /// events name is not there, as far as this host can tell, and no other machine gives signs of life in it. So neither a
+    /// log that somebody deleted nor a file system whose locks end at a machine's border kills a worker.
     fn hold_if_dead(&self, run: RunId, attempt: u32) -> Result<Option<LockedLog>, Error> {
         let path = self.home.log(run, attempt);
         let lock = LockedLog::acquire(&path).map_err(|source| Error::Lock { path, source })?;
         let Some(lock) = lock else { return Ok(None) };
         let process = Process::that_wrote(&self.home.events(run, attempt));
-        Ok((!process.is_some_and(|process| process.is_alive_here())).then_some(lock))
+        let is_alive = process.is_some_and(|process| process.is_alive_here())
+            || signs::is_heard_from_elsewhere(self.home, run, attempt)
+                .map_err(|source| Error::Scan { path: self.home.slurm(), source })?;
+        Ok((!is_alive).then_some(lock))
     }
 
     /// Settles an attempt that is not ours, provided that nobody is alive in it.

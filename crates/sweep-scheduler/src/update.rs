@@ -31,7 +31,53 @@ pub enum Update {
         /// The attempt.
         attempt: u32,
     },
-    /// A worker of this scheduler said something; it is in the database.
+    /// A run of this sweep is with Slurm, which this session does not follow.
+    WithSlurm {
+        /// The run.
+        run: RunId,
+    },
+    /// An array was submitted to Slurm.
+    Submitted {
+        /// Its name, which is that of its folder.
+        token: String,
+        /// Slurm's number of it.
+        job: u64,
+        /// Runs in it.
+        runs: usize,
+    },
+    /// An array that an earlier session submitted is followed from here on.
+    Resumed {
+        /// Its name.
+        token: String,
+        /// Runs in it that are not over.
+        runs: usize,
+    },
+    /// Runs that are with Slurm wait for a reason that was not heard before.
+    Waiting {
+        /// How many.
+        runs: usize,
+        /// Slurm's words.
+        reason: String,
+        /// Whether that does not pass by itself.
+        blocked: bool,
+    },
+    /// A task of Slurm has begun an attempt.
+    Adopted {
+        /// The run.
+        run: RunId,
+        /// The attempt.
+        attempt: u32,
+        /// The task, and its node.
+        place: String,
+    },
+    /// Slurm does not answer, or takes nothing more for now; it is asked again.
+    Unavailable {
+        /// Its words.
+        message: String,
+        /// In how long it is asked again.
+        retry_in: Duration,
+    },
+    /// A worker said something; it is in the database.
     Event {
         /// The run.
         run: RunId,
@@ -107,6 +153,11 @@ pub enum Halt {
         /// Bytes that it may write.
         available: u64,
     },
+    /// Slurm refuses what is submitted, and would again.
+    Refused {
+        /// Its words.
+        message: String,
+    },
     /// A worker found the disk full. Its run goes on in the next session.
     DiskFilled {
         /// What it said.
@@ -136,6 +187,8 @@ pub struct Summary {
     pub blocked: usize,
     /// Runs that somebody else is still working on.
     pub elsewhere: usize,
+    /// Runs that are with Slurm, and go on there.
+    pub submitted: usize,
     /// Runs that were not started, or wait for another try.
     pub pending: usize,
     /// Attempts that this scheduler started.

@@ -157,7 +157,7 @@ pub struct Attempt {
 
 impl Store {
     /// Takes a run that is pending or interrupted: it is running from now on, and the number of the new attempt is
-    /// returned. `None` where somebody else was faster, or the run is in another state or unknown.
+    /// returned. `None` where somebody else was faster, or the run is in another state, with Slurm, or unknown.
     ///
     /// Whether the run that it starts from has succeeded is for the caller to know.
     pub async fn claim(&self, run: RunId, scheduler: &str, now_ms: i64) -> Result<Option<u32>> {
@@ -310,7 +310,9 @@ async fn take(connection: &mut SqliteConnection, run: RunId, now_ms: i64) -> sql
     sqlx::query_scalar(
         "UPDATE runs SET state = 'running', attempts = attempts + 1, failure_class = NULL, failure_message = NULL,
             updated_ms = ?2
-         WHERE id = ?1 AND state IN ('pending', 'interrupted') RETURNING attempts",
+         WHERE id = ?1 AND state IN ('pending', 'interrupted')
+            AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.run = ?1 AND s.is_open = 1)
+         RETURNING attempts",
     )
     .bind(run.to_string())
     .bind(now_ms)
@@ -318,7 +320,7 @@ async fn take(connection: &mut SqliteConnection, run: RunId, now_ms: i64) -> sql
     .await
 }
 
-async fn insert_attempt(
+pub(crate) async fn insert_attempt(
     connection: &mut SqliteConnection,
     run: RunId,
     attempt: u32,

@@ -97,7 +97,8 @@ impl Reader {
     pub async fn run_states(&self, sweep: SweepId) -> Result<Vec<RunState>> {
         sqlx::query_as(
             "SELECT r.id, s.position, r.state, r.attempts, r.transient_failures, r.depends_on, r.failure_class,
-                    r.failure_message, r.micro_batch_limit
+                    r.failure_message, r.micro_batch_limit,
+                    EXISTS (SELECT 1 FROM submissions u WHERE u.run = r.id AND u.is_open = 1) AS is_submitted
              FROM sweep_runs s JOIN runs r ON r.id = s.run
              WHERE s.sweep = ? ORDER BY s.position",
         )
@@ -111,7 +112,8 @@ impl Reader {
     pub async fn states_of(&self, runs: &[RunId]) -> Result<Vec<RunState>> {
         sqlx::query_as(
             "SELECT r.id, s.key AS position, r.state, r.attempts, r.transient_failures, r.depends_on,
-                    r.failure_class, r.failure_message, r.micro_batch_limit
+                    r.failure_class, r.failure_message, r.micro_batch_limit,
+                    EXISTS (SELECT 1 FROM submissions u WHERE u.run = r.id AND u.is_open = 1) AS is_submitted
              FROM json_each(?) s JOIN runs r ON r.id = s.value
              ORDER BY s.key",
         )
@@ -187,6 +189,7 @@ impl FromRow<'_, SqliteRow> for RunState {
             depends_on: row::optional_run_id(row, "depends_on")?,
             failure: row::failure(row)?,
             micro_batch_limit: row.try_get("micro_batch_limit")?,
+            is_submitted: row.try_get("is_submitted")?,
         })
     }
 }

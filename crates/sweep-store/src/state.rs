@@ -87,4 +87,6 @@ pub struct RunState {
     pub failure: Option<Failure>,
     /// Largest micro batch that is worth trying, after larger ones did not fit the memory.
     pub micro_batch_limit: Option<u32>,
+    /// Whether it is with Slurm, whose tasks alone may start it.
+    pub is_submitted: bool,
 }

@@ -1,5 +1,5 @@
-//! For tests only: temporary workspaces, sample runs, a scripted worker, a local Hub, and waiting without sleeping
-//! blindly.
+//! For tests only: temporary workspaces, sample runs, a scripted worker, a local Hub, a Slurm of their own, and waiting
+//! without sleeping blindly.
 //!
 //! It knows the worker's protocol (command line, `events.jsonl`, exit codes) but neither the scheduler nor the store.
 
@@ -8,6 +8,7 @@ mod build;
 pub mod hub;
 mod sample;
 mod script;
+pub mod slurm;
 mod wait;
 pub mod worker;
 mod workspace;

@@ -10,6 +10,7 @@
 
 mod average;
 mod checkpoint;
+mod deadline;
 mod digest;
 mod error;
 mod evaluate;
@@ -32,7 +33,7 @@ mod train;
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sweep_core::event::Event;
 use sweep_core::home::Home;
@@ -66,6 +67,9 @@ pub struct Arguments {
     pub device: String,
     /// Time after which a checkpoint is written within an epoch. At zero there is one after every step.
     pub checkpoint_every: Duration,
+    /// When it must be gone, if at some time: the attempt ends itself, as if somebody had asked it to, before an epoch that
+    /// would take longer than that. An attempt that has not finished an epoch of its own goes on until it is stopped.
+    pub until: Option<SystemTime>,
 }
 
 /// How an attempt ended, as an exit code (see [`Ending::code`]).

@@ -1,6 +1,6 @@
 //! An attempt from beginning to end: what is open, and the order of things.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, Phase};
@@ -13,6 +13,7 @@ use sweep_models::Model;
 
 use crate::average::Average;
 use crate::checkpoint::{Checkpoints, EpochRecord, Found, Position, Probe, Shape, State};
+use crate::deadline::Deadline;
 use crate::events::EventLog;
 use crate::files::remove_leftovers;
 use crate::history::History;
@@ -40,6 +41,7 @@ pub(crate) struct Session<'a> {
     saved: (u32, u32),
     saved_at: Instant,
     checkpoint_every: Duration,
+    deadline: Deadline,
 }
 
 /// What lies there already, read before anything else is loaded.
@@ -88,7 +90,7 @@ impl<'a> Session<'a> {
         stop: &'a Stop,
         log: &'a EventLog,
     ) -> Result<Self> {
-        let Arguments { run, attempt, checkpoint_every, .. } = *arguments;
+        let Arguments { run, attempt, checkpoint_every, until, .. } = *arguments;
         let epochs = past.epochs();
         let Past { spec, history, sharing, checkpoints, found } = past;
         log.at(Phase::Loading, 0, 0, 0);
@@ -134,6 +136,7 @@ impl<'a> Session<'a> {
             saved,
             saved_at,
             checkpoint_every,
+            deadline: Deadline::new(until),
         };
         session.report_epochs()?;
         Ok(session)
@@ -152,9 +155,15 @@ impl<'a> Session<'a> {
     /// Trains what is left, saves the model, measures what is left.
     pub(crate) fn run(mut self) -> Result<()> {
         while self.position.epoch() < self.spec.epochs {
+            self.leave_if_too_late()?;
+            let begin = Instant::now();
+            let begins_anew = self.position.step == 0;
             self.train_epoch()?;
             self.finish_epoch()?;
             self.save_checkpoint()?;
+            if begins_anew {
+                self.deadline.learn(begin.elapsed());
+            }
         }
         let model = self.save_model()?;
         self.evaluate(&model)?;
@@ -192,6 +201,15 @@ impl<'a> Session<'a> {
     /// Returns whether a test point is measured already with the model of digest `model`.
     pub(crate) fn is_evaluated(&self, model: &str, attack: &str, epsilon: Epsilon) -> bool {
         self.history.evaluated.contains(&(model.to_owned(), attack.to_owned(), epsilon))
+    }
+
+    /// Ends the attempt before an epoch that would not be over in time. Everything is saved at this point.
+    fn leave_if_too_late(&self) -> Result<()> {
+        if self.position.step > 0 || !self.deadline.is_too_near(SystemTime::now()) {
+            return Ok(());
+        }
+        tracing::warn!("the time that is left is too short for another epoch");
+        Err(Error::Stopped { epochs: self.position.epoch() })
     }
 
     /// Saves everything and ends the attempt if somebody wants that; leaves everything as it is if somebody else has the

@@ -13,6 +13,8 @@ use sweep_report::{Condition, Key};
 use sweep_store::{At, Metric, View};
 use sweep_worker::NamedAttack;
 
+use crate::executor::ExecutorArgs;
+
 /// Sweeps of robust fine-tuning: expand a grid, train every run, compare.
 #[derive(Debug, Parser)]
 #[command(name = "sweep", version, about, after_help = EXIT_CODES, arg_required_else_help = true)]
@@ -84,6 +86,9 @@ pub(crate) enum Command {
     /// Carry out one attempt at one run; started by the scheduler.
     #[command(hide = true)]
     Worker(WorkerArgs),
+    /// Do the runs of one task of an array; started by Slurm.
+    #[command(hide = true)]
+    Task(TaskArgs),
 }
 
 /// A sweep file and changes to it.
@@ -177,9 +182,16 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SECONDS", env = "SWEEP_RETRY_DELAY", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) retry_delay: u64,
 
+    #[command(flatten)]
+    pub(crate) executor: ExecutorArgs,
+
     /// Worker program, for tests. Default: this program.
     #[arg(long, hide = true, env = "SWEEP_WORKER")]
     pub(crate) worker: Option<PathBuf>,
+
+    /// How many times faster than usual Slurm and its tasks are looked at, for tests.
+    #[arg(long, hide = true, env = "SWEEP_SLURM_HURRY", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) hurry: u32,
 }
 
 #[derive(Debug, Args)]
@@ -605,4 +617,19 @@ pub(crate) struct WorkerArgs {
     /// Seconds after which a checkpoint is written within an epoch.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     pub(crate) checkpoint_every: u64,
+
+    /// When it must be gone, in seconds since 1970: no epoch is begun that would not be over by then.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) until: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TaskArgs {
+    /// What the tasks of the array are to do, a line each.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: PathBuf,
+
+    /// Number of the task, from 0.
+    #[arg(long)]
+    pub(crate) task: u32,
 }

@@ -15,7 +15,7 @@ pub(crate) enum Exit {
     SomeFailed,
     /// Interrupted; the same command goes on.
     Interrupted,
-    /// A worker's own code (see `sweep_worker::Ending`).
+    /// The own code of a worker (see `sweep_worker::Ending`) or of a task (`sweep_scheduler::slurm::TaskEnd`).
     Worker(u8),
 }
 

@@ -5,6 +5,7 @@ mod commands;
 mod cost;
 mod disk;
 mod download;
+mod executor;
 mod exit;
 mod files;
 mod hub;
@@ -80,5 +81,6 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Schema => commands::schema::run(),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Worker(arguments) => commands::worker::run(&home, &arguments),
+        Command::Task(arguments) => commands::task::run(&home, &arguments),
     }
 }

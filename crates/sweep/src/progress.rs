@@ -138,6 +138,21 @@ impl Display {
                 self.finish_line(run);
                 self.say(&format!("{}: {state} in another session", self.label(run)));
             }
+            Update::WithSlurm { run } => {
+                self.say(&format!("{}: with Slurm; --executor slurm follows it", self.label(run)));
+            }
+            Update::Submitted { token, job, runs } => {
+                self.say(&format!("job {job} ({token}): submitted with {runs} runs"));
+            }
+            Update::Resumed { token, runs } => self.say(&format!("{token}: {runs} runs are with Slurm since earlier")),
+            Update::Waiting { runs, reason, blocked } => {
+                let for_ever = if blocked { ", which does not pass by itself" } else { "" };
+                self.say(&format!("{runs} runs wait: {reason}{for_ever}"));
+            }
+            Update::Adopted { run, attempt, place } => self.started(run, attempt, &place),
+            Update::Unavailable { message, retry_in } => {
+                self.say(&format!("{message}; asked again in {}", duration(retry_in.as_secs_f64())));
+            }
             Update::Blocked { run, dependency } => {
                 self.say(&format!("{}: blocked, run {} did not succeed", self.label(run), dependency.short()));
             }
@@ -282,6 +297,7 @@ fn halted(reason: &Halt) -> String {
             DecimalBytes(*needed),
             DecimalBytes(*available)
         ),
+        Halt::Refused { message } => format!("stopping: {message}"),
         Halt::DiskFilled { message } => format!("stopping: the disk is full: {message}\n  hint: {ROOM}"),
     }
 }

@@ -1,13 +1,15 @@
 //! Chores of this repository that are programs of their own: proofs with real processes that take minutes, not tests.
 //!
 //! `cargo xtask chaos` kills a grid until it has proved that nothing is lost, nothing runs twice and the bits are the same;
-//! `cargo xtask two-schedulers` lets two schedulers share one home folder.
+//! `cargo xtask two-schedulers` lets two schedulers share one home folder; `cargo xtask slurm-chaos` does to a grid on Slurm
+//! what clusters do.
 
 mod chaos;
 mod console;
 #[cfg(test)]
 mod no_files;
 mod program;
+mod slurm_chaos;
 mod two_schedulers;
 
 use std::path::PathBuf;
@@ -36,6 +38,8 @@ enum Command {
     Chaos(chaos::Arguments),
     /// Run one sweep with two schedulers at once; every run must be started exactly once.
     TwoSchedulers(two_schedulers::Arguments),
+    /// Run a grid on a real Slurm and kill controllers, nodes and tasks; the results must not show it.
+    SlurmChaos(slurm_chaos::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -56,5 +60,6 @@ fn carry_out(cli: Cli) -> Result<bool> {
     match cli.command {
         Command::Chaos(arguments) => chaos::run(&program, &arguments),
         Command::TwoSchedulers(arguments) => two_schedulers::run(&program, &arguments),
+        Command::SlurmChaos(arguments) => slurm_chaos::run(&program, &arguments),
     }
 }

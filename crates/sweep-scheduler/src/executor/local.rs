@@ -37,6 +37,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) slot: &'a Slot,
     /// How often it writes a checkpoint within an epoch, where that is not left to it.
     pub(crate) checkpoint_every: Option<Duration>,
+    /// When it must be gone, in seconds since 1970, where somebody has set it an end.
+    pub(crate) until: Option<u64>,
 }
 
 /// A running worker. Dropping it closes the lifeline, on which the worker leaves by itself.
@@ -61,7 +63,7 @@ impl Worker {
         log: LockedLog,
     ) -> io::Result<Self> {
         let (lifeline_end, lifeline) = io::pipe()?;
-        let Assignment { home, run, attempt, slot, checkpoint_every } = assignment;
+        let Assignment { home, run, attempt, slot, checkpoint_every, until } = assignment;
         let mut process = Command::new(&command.program);
         process
             .args(&command.arguments)
@@ -78,6 +80,9 @@ impl Worker {
             .process_group(0);
         if let Some(interval) = checkpoint_every {
             process.args(["--checkpoint-every", &interval.as_secs().max(1).to_string()]);
+        }
+        if let Some(until) = until {
+            process.args(["--until", &until.to_string()]);
         }
         let process = tokio::process::Command::from(process).spawn()?;
         Ok(Self { process, lifeline: Some(lifeline) })

@@ -237,6 +237,11 @@ impl Queue {
         self.nodes[self.position(run)].phase == Phase::Pending
     }
 
+    /// Returns whether a run is ready whose time has come at the last [`Self::pop`].
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Returns whether a run keeps others from starting.
     pub(crate) fn holds_others(&self, run: RunId) -> bool {
         self.nodes[self.position(run)]

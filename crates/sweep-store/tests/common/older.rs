@@ -23,8 +23,10 @@ pub(crate) async fn copy(from: &Path, to: &Path, version: i64) {
         .fetch_one(&mut old)
         .await
         .unwrap();
-        execute(&mut old, format!("INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}"))
-            .await;
+        // Some migrations bring rows themselves.
+        let insert =
+            format!("INSERT OR REPLACE INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}");
+        execute(&mut old, insert).await;
     }
     old.close().await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! Attempts that end early, and what the next one makes of what they left: the same bits.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sweep_core::event::Event;
 use sweep_core::home::Home;
@@ -26,6 +26,25 @@ fn a_later_attempt_goes_on_from_the_checkpoint_and_measures_nothing_twice() {
     assert!(matches!(second[0], Event::Started { resumed_from: 3, .. }), "{:?}", second[0]);
     assert_eq!((train_losses(&second).len(), evaluated(&second).len()), (0, 0));
     assert_eq!(model_digest(&first), model_digest(&second));
+}
+
+/// The time was up before it began: each attempt still does an epoch, so that the run gets somewhere, and begins no other.
+#[test]
+fn no_epoch_is_begun_that_cannot_be_over_in_time() {
+    let [hurried, calm] = [Workspace::new(), Workspace::new()];
+    let [home, undisturbed] = [&hurried, &calm].map(|workspace| Home::new(workspace.home()));
+    let spec = tiny_run(0);
+    for number in 1..spec.epochs {
+        let told = Arguments { until: Some(SystemTime::UNIX_EPOCH), ..arguments(&home, &spec, number) };
+        assert_eq!(run_attempt(&told, &Stop::new()), Ending::Interrupted);
+        let said = events(&home, &spec, number);
+        assert_eq!(trained(&said).0, [number - 1]);
+        assert_eq!(said.last(), Some(&Event::Interrupted { epochs: number }));
+    }
+    let told = Arguments { until: Some(SystemTime::UNIX_EPOCH), ..arguments(&home, &spec, spec.epochs) };
+    assert_eq!(run_attempt(&told, &Stop::new()), Ending::Succeeded, "nothing but the last epoch is left");
+    let (_, expected) = attempt(&undisturbed, &spec, 1, &Stop::new());
+    assert_eq!(model_digest(&events(&home, &spec, spec.epochs)), model_digest(&expected));
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub(crate) fn arguments(home: &Home, spec: &RunSpec, number: u32) -> Arguments {
         threads: 1,
         device: "cpu".to_owned(),
         checkpoint_every: Duration::MAX,
+        until: None,
     }
 }
 

@@ -6,7 +6,7 @@ use sweep_core::event::{FailureClass, Phase};
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::trajectory::followers;
-use sweep_store::{Attempt, Reader, ResultRow, RunState, State, now_ms};
+use sweep_store::{Attempt, Reader, ResultRow, RunState, State, Submission, now_ms};
 
 use crate::cli::ExplainArgs;
 use crate::exit::{Exit, bad_input};
@@ -32,6 +32,8 @@ struct Facts {
     alive: bool,
     /// Whether any attempt of the home folder is alive.
     somebody_works: bool,
+    /// Where it is with Slurm.
+    submission: Option<Submission>,
 }
 
 async fn explain(home: &Home, reader: &Reader, run: RunId) -> Result<String> {
@@ -47,6 +49,7 @@ async fn explain(home: &Home, reader: &Reader, run: RunId) -> Result<String> {
             .map(|at| alive(at.run, at.attempt))
             .collect::<Result<Vec<bool>, _>>()?
             .contains(&true),
+        submission: reader.open_submissions().await?.into_iter().find(|row| row.run == run),
         state,
     };
     let mut text = String::new();
@@ -67,6 +70,7 @@ async fn explain(home: &Home, reader: &Reader, run: RunId) -> Result<String> {
     );
     line("state", &format!("{}, {} of {} epochs", result.state, result.epochs_done, result.epochs));
     let (why, next) = match facts.state.state {
+        State::Pending | State::Interrupted if facts.submission.is_some() => with_slurm(&facts),
         State::Pending => pending(reader, &facts).await?,
         State::Running => running_words(&facts),
         State::Interrupted => (stopped(&facts), go_on(&facts)),
@@ -109,6 +113,18 @@ async fn explain(home: &Home, reader: &Reader, run: RunId) -> Result<String> {
         ));
     }
     Ok(text)
+}
+
+/// Where a run waits that Slurm is to start, and why.
+fn with_slurm(facts: &Facts) -> (String, String) {
+    let Some(submission) = &facts.submission else { return (String::new(), String::new()) };
+    let Submission { generation, job, task, reason, .. } = submission;
+    let job = job.map_or_else(|| "a job that is being submitted".to_owned(), |job| format!("job {job}"));
+    let why = reason.as_deref().map_or_else(String::new, |reason| format!(", which waits: {reason}"));
+    (
+        format!("it is task {task} of {job} ({generation}){why}"),
+        "it runs when Slurm starts the task; `sweep run FILE` with executor slurm follows it".to_owned(),
+    )
 }
 
 /// Why a pending run does not run, and what will change that.
@@ -177,8 +193,9 @@ async fn leader(reader: &Reader, run: RunId) -> Result<Option<(RunState, u32)>> 
 fn running_words(facts: &Facts) -> (String, String) {
     let Some(attempt) = facts.attempts.last() else { return (String::new(), String::new()) };
     let place = format!(
-        "attempt {} on {}, process {}, {}",
+        "attempt {}{} on {}, process {}, {}",
         attempt.number,
+        attempt.scheduler.strip_prefix("slurm:").map_or_else(String::new, |task| format!(", task {task},")),
         attempt.host.as_deref().unwrap_or("an unknown host"),
         attempt.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string()),
         attempt.device.as_deref().unwrap_or("device unknown"),

@@ -20,4 +20,5 @@ pub(crate) mod select;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod status;
+pub(crate) mod task;
 pub(crate) mod worker;

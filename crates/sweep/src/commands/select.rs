@@ -3,6 +3,7 @@
 use anyhow::Result;
 use sweep_core::home::Home;
 use sweep_core::spec::RunId;
+use sweep_scheduler::slurm::withdraw;
 use sweep_store::{Reader, RunState, State, Store, now_ms};
 
 use crate::cli::SelectArgs;
@@ -29,12 +30,24 @@ pub(crate) fn cancel(home: &Home, arguments: &SelectArgs) -> Result<Exit> {
         let runs = selected(home, arguments, can, "is over").await?;
         let store = Store::open(home.database()).await?;
         let done = store.cancel(&runs, now_ms()).await?;
+        let withdrawn = withdraw(store.reader(), home, &runs).await?;
         store.close().await?;
         printer::note(&format!("{} runs are cancelled", done.cancelled));
         if done.asked_to_stop > 0 {
             printer::note(&format!(
                 "{} running ones save their work and leave within seconds",
                 done.asked_to_stop
+            ));
+        }
+        if withdrawn.runs > 0 {
+            printer::note(&format!(
+                "{} were with Slurm; {} tasks of it are cancelled",
+                withdrawn.runs, withdrawn.tasks
+            ));
+        }
+        if let Some(problem) = withdrawn.problem {
+            printer::note(&format!(
+                "{problem}\n  hint: their tasks leave by themselves when they start; `scancel` ends them sooner"
             ));
         }
         printer::note("  hint: `sweep retry` takes them in again");

@@ -1,6 +1,6 @@
 //! `sweep worker`: one attempt at one run.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use sweep_core::home::Home;
@@ -20,6 +20,7 @@ pub(crate) fn run(home: &Home, arguments: &WorkerArgs) -> Result<Exit> {
         threads: arguments.threads.max(1),
         device: arguments.device.clone(),
         checkpoint_every: Duration::from_secs(arguments.checkpoint_every),
+        until: arguments.until.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds)),
     };
     Ok(match run_attempt(&arguments, &stop) {
         Ending::Succeeded => Exit::Success,

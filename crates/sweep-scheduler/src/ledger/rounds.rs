@@ -1,28 +1,30 @@
-//! What the dispatcher looks at from time to time: attempts in other hands, requests of the user, the disk.
+//! What every session looks at from time to time: attempts in other hands, and the disk.
 
 use sweep_core::spec::RunId;
-use tokio::time::{self, Duration, Instant};
+use tokio::time::{Duration, Instant};
 
-use super::{Active, Dispatcher, Elsewhere};
-use crate::alive::is_alive;
+use super::{Elsewhere, Ledger, Next};
 use crate::error::Error;
 use crate::retention::{Collected, Room, collect, reclaim, room};
 use crate::settle::Finding;
-use crate::update::{Halt, Update};
+use crate::update::Update;
 
 /// How long checkpoints that nobody needs may lie before they are cleared up within a session: looking at every run of the
 /// database is not for every end of a run.
 const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 
-impl Dispatcher<'_> {
-    pub(super) fn await_elsewhere(&mut self, run: RunId, attempt: u32) {
+impl Ledger<'_> {
+    pub(crate) fn await_elsewhere(&mut self, run: RunId, attempt: u32) {
         self.elsewhere.insert(run, Elsewhere { attempt, seen_dead: false });
         (self.observe)(Update::Elsewhere { run, attempt });
     }
 
     /// Looks after the attempts in other hands: one that is found dead twice is settled, if its own scheduler has not
     /// done that by then, and its run goes on from what the database says.
-    pub(super) async fn look_elsewhere(&mut self) -> Result<(), Error> {
+    pub(crate) async fn look_elsewhere(&mut self) -> Result<(), Error> {
+        if self.elsewhere.is_empty() {
+            return Ok(());
+        }
         self.hear_of_beginnings(self.elsewhere.keys().copied().collect()).await?;
         let attempts: Vec<(RunId, Elsewhere)> =
             self.elsewhere.iter().map(|(run, other)| (*run, *other)).collect();
@@ -32,14 +34,16 @@ impl Dispatcher<'_> {
                 self.elsewhere.insert(run, Elsewhere { attempt, seen_dead });
             } else if let Finding::Settled = self.settler.settle_if_dead(run, attempt).await? {
                 self.elsewhere.remove(&run);
-                self.refresh(run).await?;
+                if let Next::Again(delay) = self.refresh(run).await? {
+                    self.again(run, delay);
+                }
             }
         }
         Ok(())
     }
 
     /// Learns which beginnings were saved in earlier sessions, or by other schedulers.
-    pub(super) async fn recall_beginnings(&mut self) -> Result<(), Error> {
+    pub(crate) async fn recall_beginnings(&mut self) -> Result<(), Error> {
         let leaders = self.families.leaders().collect();
         self.hear_of_beginnings(leaders).await
     }
@@ -55,59 +59,29 @@ impl Dispatcher<'_> {
         Ok(())
     }
 
-    /// Makes the workers leave whose runs somebody wants taken out. Asking twice changes nothing.
-    pub(super) async fn look_for_requests(&mut self) -> Result<(), Error> {
-        let ours: Vec<RunId> = self.active.keys().copied().collect();
-        for run in self.settler.store.reader().cancel_requests(&ours).await? {
-            if let Some(active) = self.active.get(&run) {
-                active.cancel.notify_one();
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns whether a run fits on the disk, if need be after clearing up. If it does not, it waits for workers of ours
-    /// to end, and where there are none, the session halts.
-    pub(super) async fn has_room(&mut self, run: RunId) -> Result<bool, Error> {
-        let Room::Short { excess, .. } = self.look_at_disk(run)? else {
-            return Ok(true);
+    /// Returns whether a run fits on the disk beside those `at_work`, if need be after clearing up.
+    pub(crate) async fn room(&mut self, run: RunId, at_work: &[RunId]) -> Result<Room, Error> {
+        let look = || room(self.settings, run, at_work.iter().copied());
+        let Room::Short { excess, .. } = look()? else {
+            return Ok(Room::Enough);
         };
         let (home, keep) = (&self.settings.home, self.settings.keep_checkpoints);
         let collected = reclaim(self.settler.store.reader(), home, keep, excess).await?;
+        let room = look()?;
         report(&collected);
         if collected.removed_size().files > 0 {
-            (self.observe)(Update::Reclaimed { size: collected.removed_size() });
+            self.tell(Update::Reclaimed { size: collected.removed_size() });
         }
-        let Room::Short { needed, available, .. } = self.look_at_disk(run)? else {
-            return Ok(true);
-        };
-        self.crowded = true;
-        if self.active.is_empty() {
-            self.halt(Halt::DiskFull { needed, available });
-        }
-        Ok(false)
+        Ok(room)
     }
 
-    /// Ends a session that cannot write its database any more: lets go of the workers, which save what they can and leave,
-    /// and waits for that as long as the grace allows.
-    pub(super) async fn leave_everything(&mut self, error: &sweep_store::Error) {
-        self.halt(Halt::DiskFilled { message: error.to_string() });
-        self.supervisors.shutdown().await;
-        let patience = Instant::now().checked_add(self.settings.grace);
-        let lives = |(run, active): (&RunId, &Active)| {
-            is_alive(&self.settings.home, *run, active.attempt).unwrap_or(false)
-        };
-        while self.active.iter().any(lives) && patience.is_none_or(|end| Instant::now() < end) {
-            time::sleep(self.settings.poll).await;
-        }
-    }
-
-    fn look_at_disk(&self, run: RunId) -> Result<Room, Error> {
-        room(self.settings, run, self.active.keys().copied())
+    /// Notes that an attempt has ended, which may leave checkpoints behind that nobody needs.
+    pub(crate) fn ended(&mut self, run: RunId) {
+        self.untidy |= self.families.concern(run);
     }
 
     /// Clears up after runs that led or followed others.
-    pub(super) async fn tidy_now_and_then(&mut self) -> Result<(), Error> {
+    pub(crate) async fn tidy_now_and_then(&mut self) -> Result<(), Error> {
         if self.untidy && self.tidied.is_none_or(|tidied| tidied.elapsed() >= TIDY_INTERVAL) {
             self.tidy().await?;
         }
@@ -115,7 +89,7 @@ impl Dispatcher<'_> {
     }
 
     /// Clears up. Also at the end of a session that had nothing to do: the one before may have been killed just before this.
-    pub(super) async fn tidy(&mut self) -> Result<(), Error> {
+    pub(crate) async fn tidy(&mut self) -> Result<(), Error> {
         let (home, keep) = (&self.settings.home, self.settings.keep_checkpoints);
         report(&collect(self.settler.store.reader(), home, keep, false).await?);
         self.untidy = false;

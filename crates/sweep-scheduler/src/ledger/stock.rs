@@ -14,10 +14,14 @@ use crate::settle::Settler;
 
 /// Settles attempts of any sweep that are found dead twice: their own scheduler, if it lives, has had the time between
 /// to settle them, and knows more about the end than we do.
-pub(super) async fn clean_up(settler: Settler<'_>, poll: Duration) -> Result<(), Error> {
+pub(crate) async fn clean_up(settler: Settler<'_>, poll: Duration) -> Result<(), Error> {
+    let reader = settler.store.reader();
+    // Those of runs that are with Slurm are for the session that follows it: it hears how they ended.
+    let with_slurm = reader.open_submissions().await?.into_iter();
+    let with_slurm: HashSet<RunId> = with_slurm.map(|submission| submission.run).collect();
     let mut dead = Vec::new();
-    for attempt in settler.store.reader().running_attempts().await? {
-        if settler.is_dead(attempt.run, attempt.attempt)? {
+    for attempt in reader.running_attempts().await? {
+        if !with_slurm.contains(&attempt.run) && settler.is_dead(attempt.run, attempt.attempt)? {
             dead.push(attempt);
         }
     }
