@@ -14,6 +14,8 @@ use crate::error::Failure;
 
 /// How long one statement may read.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a page waits for what can come later.
+const BRIEFLY: Duration = Duration::from_millis(300);
 /// How often the database is looked at while somebody watches.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Readings of runs that are kept.
@@ -176,9 +178,22 @@ impl App {
         Ok(Reading { sweep, metrics, runs: Arc::new(runs), change, at: Instant::now(), cost })
     }
 
-    /// Returns the checks of a run that has `measurements`. They are looked up once for each number of those: the view goes
-    /// through the measurements of all runs.
-    pub(crate) async fn gates(&self, run: RunId, measurements: usize) -> Result<Vec<Gate>, Failure> {
+    /// Returns the checks of a run that has `measurements`; to somebody in haste `None` where that takes long.
+    pub(crate) async fn gates(
+        &self,
+        run: RunId,
+        measurements: usize,
+        haste: Haste,
+    ) -> Result<Option<Vec<Gate>>, Failure> {
+        let checking = self.checked(run, measurements);
+        match haste {
+            Haste::Fresh => checking.await.map(Some),
+            Haste::Soon => tokio::time::timeout(BRIEFLY, checking).await.ok().transpose(),
+        }
+    }
+
+    /// Looks the checks of a run up, once for each number of its measurements: the view goes through those of all runs.
+    async fn checked(&self, run: RunId, measurements: usize) -> Result<Vec<Gate>, Failure> {
         if measurements == 0 {
             return Ok(Vec::new());
         }

@@ -1,7 +1,7 @@
 //! `sweep serve`: a local page on a running grid. Read-only; it writes nothing and nothing can be changed through it.
 //!
 //! [`Server::bind`] takes an address, [`Server::serve`] answers until its task is dropped. Pages are written on this side
-//! ([`html`]) and are complete without a script; a script of our own brings charts, which the crate `plotly` describes and draws
+//! (`html`) and are complete without a script; a script of our own brings charts, which the crate `plotly` describes and draws
 //! in the browser, and what changes while one looks: the server watches the database once a second while somebody does, and
 //! sends the parts of a page that have changed (`live`).
 //!

@@ -90,7 +90,7 @@ impl View {
             Self::Grid(sweep, query) => grid::page(app, sweep, query, haste).await,
             Self::Runs(sweep, query) => runs::page(app, sweep, query, haste).await,
             Self::Compare(sweep, query) => compare::page(app, sweep, query, haste).await,
-            Self::Run(run) => run::page(app, *run).await,
+            Self::Run(run) => run::page(app, *run, haste).await,
         }
     }
 }

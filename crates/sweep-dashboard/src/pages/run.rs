@@ -11,7 +11,7 @@ use sweep_store::{
 
 use super::Page;
 use super::grid::{paragraph, phase, run_link, share};
-use crate::app::{App, stopped};
+use crate::app::{App, Haste, stopped};
 use crate::cell::Standing;
 use crate::charts;
 use crate::error::Failure;
@@ -31,7 +31,8 @@ struct Facts {
     attempts: Vec<Attempt>,
     epochs: Vec<EpochRow>,
     evaluations: Vec<EvaluationRow>,
-    gates: Vec<Gate>,
+    /// `None` where they are not looked up yet.
+    gates: Option<Vec<Gate>>,
     provenance: Vec<Provenance>,
     checkpoints: Vec<CheckpointRow>,
     model: Option<ModelRow>,
@@ -41,14 +42,16 @@ struct Facts {
 }
 
 /// Returns the page of a run.
-pub(super) async fn page(app: &App, run: RunId) -> Result<Page, Failure> {
+pub(super) async fn page(app: &App, run: RunId, haste: Haste) -> Result<Page, Failure> {
     let change = app.look().await?;
-    let facts = gather(app, run).await?;
+    let facts = gather(app, run, haste).await?;
+    // A page without its checks belongs to no change, so that whoever follows it is sent everything once.
+    let change = if facts.gates.is_some() { change } else { u64::MAX };
     let page = tokio::task::spawn_blocking(move || written(&facts)).await.map_err(|_| stopped())?;
     Ok(Page { change, ..page })
 }
 
-async fn gather(app: &App, run: RunId) -> Result<Facts, Failure> {
+async fn gather(app: &App, run: RunId, haste: Haste) -> Result<Facts, Failure> {
     let reader = &app.reader;
     let gone = || Failure::not_found("The run is not in the database any more.");
     let result = reader.result_of(run).await?.ok_or_else(gone)?;
@@ -59,7 +62,7 @@ async fn gather(app: &App, run: RunId) -> Result<Facts, Failure> {
     Ok(Facts {
         sweeps: reader.sweeps_of(run).await?,
         epochs: reader.epochs_of(run).await?,
-        gates: app.gates(run, evaluations.len()).await?,
+        gates: app.gates(run, evaluations.len(), haste).await?,
         evaluations,
         provenance: reader.provenance_of(run).await?,
         checkpoints: reader.checkpoints_of(run).await?,
@@ -136,7 +139,7 @@ fn written(facts: &Facts) -> Page {
     page.body.raw("<h3>End of the last attempt's log</h3>\n");
     page.part("pre", "log", &[("tabindex", "0")], log(facts));
     page.body.raw("</section>\n<section aria-labelledby=\"checks\"><h2 id=\"checks\">Checks</h2>\n");
-    page.part("div", "gates", &[], gates(&facts.gates));
+    page.part("div", "gates", &[], gates(facts.gates.as_deref()));
     page.body.raw(
         "</section>\n<section aria-labelledby=\"from\"><h2 id=\"from\">Where the numbers come from</h2>\n",
     );
@@ -330,7 +333,8 @@ fn log(facts: &Facts) -> Html {
     }
 }
 
-fn gates(gates: &[Gate]) -> Html {
+fn gates(gates: Option<&[Gate]>) -> Html {
+    let Some(gates) = gates else { return paragraph("They are being looked up.") };
     if gates.is_empty() {
         return paragraph("Nothing to check yet.");
     }
