@@ -110,6 +110,7 @@ impl Grid<'_> {
         if cancelled > 0 {
             self.sweep(&["retry", "--sweep", "chaos"])?;
         }
+        self.heal()?;
         let mut session = self.start("5")?;
         let code = session.end()?;
         ensure!(code == Some(0), "the grid did not become complete: {code:?}\n{}", session.tail());

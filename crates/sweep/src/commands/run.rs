@@ -49,7 +49,7 @@ pub(crate) fn run(home: &Home, arguments: &RunArgs) -> Result<Exit> {
         if arguments.executor.print {
             return sweeps::block_on(print(home, &settings, plan, &loaded.grid));
         }
-        sweeps::block_on(ask_slurm(&settings, plan))?;
+        sweeps::block_on(ask_slurm(home, &settings, plan))?;
     }
     loaded.sources.hub().bring(&mut loaded.grid)?;
     fs::create_dir_all(home.root())
@@ -296,8 +296,14 @@ async fn print(home: &Home, settings: &Settings, plan: &SlurmSettings, grid: &Gr
     Ok(Exit::Success)
 }
 
-/// Has Slurm judge what would be submitted before anything is touched.
-async fn ask_slurm(settings: &Settings, plan: &SlurmSettings) -> Result<()> {
+/// Has Slurm judge what would be submitted before anything is touched. Where jobs are with it already there is something to
+/// come back to, whatever it thinks of further ones.
+async fn ask_slurm(home: &Home, settings: &Settings, plan: &SlurmSettings) -> Result<()> {
+    if let Ok(reader) = Reader::open(home.database()).await
+        && !reader.open_submissions().await?.is_empty()
+    {
+        return Ok(());
+    }
     match slurm::check(settings, plan).await {
         Ok(None) => Ok(()),
         Ok(Some(words)) => {
