@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<Exit> {
     let home = Home::new(cli.home).with_database(cli.database);
     match cli.command {
-        Command::Run(arguments) => commands::run::run(&home, arguments),
+        Command::Run(arguments) => commands::run::run(&home, &arguments),
         Command::Fetch(arguments) => commands::fetch::run(&home, &arguments),
         Command::Data(cli::DataCommand::Show(arguments)) => commands::data::show(&home, &arguments),
         Command::Doctor(arguments) => commands::doctor::run(&home, &arguments),

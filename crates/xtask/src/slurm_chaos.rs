@@ -110,6 +110,7 @@ impl Grid<'_> {
         if cancelled > 0 {
             self.sweep(&["retry", "--sweep", "chaos"])?;
         }
+        self.heal()?;
         let mut session = self.start("5")?;
         let code = session.end()?;
         ensure!(code == Some(0), "the grid did not become complete: {code:?}\n{}", session.tail());
@@ -309,7 +310,7 @@ fn span(events: &Path) -> Option<(i64, i64)> {
     let text = fs::read_to_string(events).ok()?;
     let mut times = text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
     let first = times.next()?.time_ms;
-    Some((first, times.last().map_or(first, |record| record.time_ms)))
+    Some((first, times.next_back().map_or(first, |record| record.time_ms)))
 }
 
 /// A `sweep run` that follows Slurm, and is killed where the harness gives up.

@@ -417,12 +417,13 @@ mod tests {
         Outcome::Failed { cause, retry: true }
     }
 
+    type Case = (Option<Event>, Option<Departure>, Option<Outcome>, Option<bool>);
+
     /// What a task that finds an attempt of its array makes of it: `Some(true)` begins another.
     #[test]
     fn only_an_attempt_that_was_interrupted_is_followed_by_another_of_the_same_task() {
         let failure = || Event::Failed { class: FailureClass::Hub, message: String::new() };
         let interrupted = || Event::Interrupted { epochs: 1 };
-        type Case = (Option<Event>, Option<Departure>, Option<Outcome>, Option<bool>);
         let cases: [Case; 11] = [
             (None, None, None, None),
             (Some(interrupted()), None, None, None),

@@ -36,6 +36,8 @@ impl Fixture {
         let mut environment: Vec<_> = std::env::vars_os().collect();
         // The last of a name counts.
         environment.extend(cluster.environment());
+        // Jobs begin as login shells of their user: here one without a profile.
+        environment.push(("HOME".into(), cluster.work().into()));
         let home = cluster.work().join("it's 100% \"$HOME\"");
         let (logs, script) = (home.join("slurm/logs"), home.join("job.sh"));
         fs::create_dir_all(&logs).unwrap();

@@ -28,7 +28,7 @@ use crate::size::Size;
 use crate::sweeps::{self, Loaded};
 use crate::{printer, support};
 
-pub(crate) fn run(home: &Home, arguments: RunArgs) -> Result<Exit> {
+pub(crate) fn run(home: &Home, arguments: &RunArgs) -> Result<Exit> {
     let mut loaded = sweeps::load(&arguments.sweep, home, Unknown::Refuse)?;
     support::check(&loaded.grid)?;
     let execution = &loaded.sweep.execution;
@@ -38,32 +38,33 @@ pub(crate) fn run(home: &Home, arguments: RunArgs) -> Result<Exit> {
         None => std::env::current_exe().context("failed to find this program's own file")?,
     };
     let (home, engine) = match executor {
-        Executor::Local => (home.clone(), Engine::Local { slots: slots(&arguments, execution)? }),
-        Executor::Slurm(options) => (absolute(home)?, Engine::Slurm(plan(&arguments, execution, options)?)),
+        Executor::Local => (home.clone(), Engine::Local { slots: slots(arguments, execution)? }),
+        Executor::Slurm(options) => {
+            (absolute(home)?, Engine::Slurm(Box::new(plan(arguments, execution, options)?)))
+        }
     };
     let home = &home;
-    let settings = settings(home, &arguments, execution, worker, &engine);
+    let settings = settings(home, arguments, execution, worker, &engine);
     if let Engine::Slurm(plan) = &engine {
         if arguments.executor.print {
             return sweeps::block_on(print(home, &settings, plan, &loaded.grid));
         }
-        sweeps::block_on(ask_slurm(&settings, plan))?;
+        sweeps::block_on(ask_slurm(home, &settings, plan))?;
     }
     loaded.sources.hub().bring(&mut loaded.grid)?;
     fs::create_dir_all(home.root())
         .with_context(|| format!("failed to create `{}`", home.root().display()))?;
     loaded.sources.store()?;
     let Loaded { sweep, grid, text, .. } = loaded;
-    sweeps::block_on(carry_out(home, &arguments, Registration { sweep, grid, text }, settings, &engine))
+    sweeps::block_on(carry_out(home, arguments, Registration { sweep, grid, text }, settings, &engine))
 }
 
 /// What runs the workers.
 enum Engine {
     /// This process, in these slots.
-    Local {
-        slots: Vec<Slot>,
-    },
-    Slurm(SlurmSettings),
+    Local { slots: Vec<Slot> },
+    /// Slurm.
+    Slurm(Box<SlurmSettings>),
 }
 
 impl Engine {
@@ -295,8 +296,14 @@ async fn print(home: &Home, settings: &Settings, plan: &SlurmSettings, grid: &Gr
     Ok(Exit::Success)
 }
 
-/// Has Slurm judge what would be submitted before anything is touched.
-async fn ask_slurm(settings: &Settings, plan: &SlurmSettings) -> Result<()> {
+/// Has Slurm judge what would be submitted before anything is touched. Where jobs are with it already there is something to
+/// come back to, whatever it thinks of further ones.
+async fn ask_slurm(home: &Home, settings: &Settings, plan: &SlurmSettings) -> Result<()> {
+    if let Ok(reader) = Reader::open(home.database()).await
+        && !reader.open_submissions().await?.is_empty()
+    {
+        return Ok(());
+    }
     match slurm::check(settings, plan).await {
         Ok(None) => Ok(()),
         Ok(Some(words)) => {

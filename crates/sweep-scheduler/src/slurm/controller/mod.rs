@@ -33,7 +33,7 @@ use super::client::{JobId, Slurm};
 use super::orders::Folder;
 use super::pace::Pace;
 use crate::error::Error;
-use crate::ledger::{Engine, Ledger};
+use crate::ledger::{Engine, Ledger, clean_up};
 use crate::settings::Settings;
 use crate::settle::Settler;
 use crate::supervise::{Stop, higher, reached};
@@ -74,6 +74,7 @@ pub async fn dispatch(
 ) -> Result<Summary, Error> {
     let _lock = lock(&settings.home)?;
     let settler = Settler { store, home: &settings.home, retry: settings.retry };
+    clean_up(settler, settings.poll).await?;
     let ledger = Ledger::open(settler, runs, settings, Engine::Slurm, observe).await?;
     let mut controller = Controller::new(ledger, slurm, stop);
     controller.take_up().await?;
@@ -129,7 +130,7 @@ struct Controller<'a> {
     reasons: BTreeMap<String, usize>,
     /// Whether the disk had no room for another run.
     crowded: bool,
-    /// Whether Slurm has answered in this session.
+    /// Whether Slurm has answered about what earlier sessions have submitted.
     heard: bool,
     /// Whether what waited when the session halted was taken back.
     recalled: bool,
@@ -219,6 +220,8 @@ impl<'a> Controller<'a> {
                 self.follows.insert(attempt.run, Follow::new(attempt.attempt, events));
             }
         }
+        // What was submitted before is looked after once, even by a session that is about to leave.
+        self.heard = counts.is_empty();
         for (token, runs) in counts {
             self.ledger.tell(Update::Resumed { token, runs });
         }
@@ -274,7 +277,9 @@ impl<'a> Controller<'a> {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.submit_what_is_ready().await?;
-            if self.ledger.halted().is_some() && !self.recalled {
+            // What Slurm took before it refused something else may run.
+            let recalls = self.ledger.halted().is_some_and(|halt| !matches!(halt, Halt::Refused { .. }));
+            if recalls && !self.recalled {
                 self.recall().await?;
             }
             if self.may_leave() {

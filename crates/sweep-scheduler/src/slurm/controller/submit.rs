@@ -248,16 +248,20 @@ impl Controller<'_> {
         Ok(())
     }
 
-    /// Tries later what Slurm does not take now, and gives up where it never will.
+    /// Tries later what Slurm does not take now, and gives up where it never will. While something of ours is with it, what it
+    /// refuses may be had again: for an hour, all nodes that would do may be down.
     fn refused(&mut self, error: &SlurmError) {
         match error {
-            SlurmError::Limit { .. } | SlurmError::Unreachable { .. } => {
-                self.back_off = self.pace.back_off(self.back_off);
-                self.submit_at = Instant::now() + self.back_off;
-                self.complain(error.to_string(), self.back_off);
-            }
-            error => self.ledger.halt(Halt::Refused { message: error.to_string() }),
+            SlurmError::Limit { .. } | SlurmError::Unreachable { .. } => self.back_off(error),
+            error if self.arrays.is_empty() => self.ledger.halt(Halt::Refused { message: error.to_string() }),
+            error => self.back_off(error),
         }
+    }
+
+    fn back_off(&mut self, error: &SlurmError) {
+        self.back_off = self.pace.back_off(self.back_off);
+        self.submit_at = Instant::now() + self.back_off;
+        self.complain(error.to_string(), self.back_off);
     }
 
     /// Finds out whether arrays were submitted whose number nobody has taken down.
