@@ -28,7 +28,7 @@ pub struct Material {
     pub runs: Vec<Run>,
     /// Checks that runs do not pass.
     pub failed_gates: Vec<Gate>,
-    /// The runs that are compared, as `sweep compare` sees them, with [`METRICS`].
+    /// The runs that are compared, as `sweep compare` sees them: clean, robust and expected robustness.
     pub table: Runs,
 }
 
