@@ -404,6 +404,22 @@ fn requeued_preempted_and_lost_tasks_go_on_and_none_of_that_is_a_failure() {
     assert_eq!(site.count("generations"), 1, "Slurm itself brings tasks of job {job} back");
 }
 
+#[test]
+fn arrays_are_known_again_after_the_database_was_made_again() {
+    let Some(site) = Site::new(&fake_sweep(3)) else { return };
+    site.workspace.script(&Script::always(complete()));
+    expect(&site.run_fake(&["--sbatch=--hold", "--detach"]), 0);
+    expect(&site.sweep(&["rebuild"]), 0);
+    let again = site.run_fake(&["--detach"]);
+    expect(&again, 0);
+    assert!(text(&again.stderr).contains("3 runs: 3 with Slurm"), "{}", text(&again.stderr));
+    let (job, _) = site.tasks("PD")[0].clone();
+    site.cluster.command("scontrol", ["release", &job]);
+    expect(&site.run_fake(&[]), 0);
+    site.assert_complete(3);
+    assert_eq!(site.count("attempts"), 3);
+}
+
 /// What Slurm sends before the time of a job is up: the worker saves and leaves, and the run goes on in the next array. Twice
 /// in a row without anything saved, that is a failure.
 #[test]

@@ -1,4 +1,4 @@
-//! Executors start workers. There is one so far: processes on this machine.
+//! Starting workers as processes of this machine: of a local scheduler, or of a task of Slurm on its node.
 
 pub(crate) mod local;
 pub(crate) mod lock;

@@ -74,6 +74,7 @@ pub async fn dispatch(
 ) -> Result<Summary, Error> {
     let _lock = lock(&settings.home)?;
     let settler = Settler { store, home: &settings.home, retry: settings.retry };
+    remember(store, &settings.home).await?;
     clean_up(settler, settings.poll).await?;
     let ledger = Ledger::open(settler, runs, settings, Engine::Slurm, observe).await?;
     let mut controller = Controller::new(ledger, slurm, stop);
@@ -81,6 +82,26 @@ pub async fn dispatch(
     controller.work().await?;
     controller.ledger.tidy().await?;
     Ok(controller.summary())
+}
+
+/// Enters arrays that the database does not know, as after it was made again from files: their folders say what they do.
+async fn remember(store: &Store, home: &Home) -> Result<(), Error> {
+    let failed = |source| Error::Scan { path: home.slurm(), source };
+    for entry in fs::read_dir(home.slurm()).map_err(failed)? {
+        let folder = Folder::new(home, &entry.map_err(failed)?.file_name().to_string_lossy());
+        if !folder.manifest().exists() || store.reader().knows_generation(&folder.token()).await? {
+            continue;
+        }
+        match folder.read_tasks() {
+            Ok(tasks) => {
+                store.restore_generation(&folder.token(), &tasks, sweep_store::now_ms()).await?;
+            }
+            Err(error) => {
+                tracing::warn!(path = %folder.manifest().display(), error, "an array is passed over");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes sure that there is one controller at a time. The system lets the lock go with the process, however it dies.
@@ -204,7 +225,6 @@ impl<'a> Controller<'a> {
     /// Takes up what earlier sessions have submitted.
     async fn take_up(&mut self) -> Result<(), Error> {
         let store = self.ledger.settler.store;
-        self.remember().await?;
         let open = store.reader().open_submissions().await?;
         let ids: Vec<RunId> = open.iter().map(|submission| submission.run).collect();
         let states = store.reader().states_of(&ids).await?;
@@ -226,27 +246,6 @@ impl<'a> Controller<'a> {
             self.ledger.tell(Update::Resumed { token, runs });
         }
         self.end_what_is_over(&states).await
-    }
-
-    /// Enters arrays that the database does not know, as after it was made again from files: their folders say what they do.
-    async fn remember(&self) -> Result<(), Error> {
-        let (store, home) = (self.ledger.settler.store, &self.ledger.settings.home);
-        let failed = |source| Error::Scan { path: home.slurm(), source };
-        for entry in fs::read_dir(home.slurm()).map_err(failed)? {
-            let folder = Folder::new(home, &entry.map_err(failed)?.file_name().to_string_lossy());
-            if !folder.manifest().exists() || store.reader().knows_generation(&folder.token()).await? {
-                continue;
-            }
-            match folder.read_tasks() {
-                Ok(tasks) => {
-                    store.restore_generation(&folder.token(), &tasks, sweep_store::now_ms()).await?;
-                }
-                Err(error) => {
-                    tracing::warn!(path = %folder.manifest().display(), error, "an array is passed over");
-                }
-            }
-        }
-        Ok(())
     }
 
     fn enter(&mut self, submission: &Submission, attempts: u32) {
