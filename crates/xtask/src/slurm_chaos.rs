@@ -24,6 +24,9 @@ use crate::program::{Printed, Program, integer, text};
 /// How often the grid is looked at.
 const POLL: Duration = Duration::from_millis(200);
 
+/// Looks at the grid after which the nodes are looked at.
+const HEAL_EVERY: u32 = 10;
+
 /// Longest time between two moments of the plan; what is then missing will not come.
 const STUCK: Duration = Duration::from_mins(5);
 
@@ -87,18 +90,18 @@ impl Grid<'_> {
         console::say("node n1 is back");
         self.preempt()?;
         self.wait_for_part(3, 10)?;
-        self.kill_slurm()?;
+        self.kill_slurm();
         self.wait_for_part(4, 10)?;
         session = self.kill_and_start(session, "3")?;
         self.strike_tasks("scontrol", &["requeue"], 2)?;
         self.wait_for_part(5, 10)?;
         self.strike_tasks("scancel", &[], 2)?;
         self.wait_for_part(6, 10)?;
-        self.kill_slurm()?;
+        self.kill_slurm();
         self.wait_for_part(7, 10)?;
         session = self.kill_and_start(session, "4")?;
         self.heal()?;
-        let code = session.end()?;
+        let code = self.end(&mut session)?;
         ensure!(
             code == Some(0) || code == Some(3),
             "the last session ended with {code:?}\n{}",
@@ -112,7 +115,7 @@ impl Grid<'_> {
         }
         self.heal()?;
         let mut session = self.start("5")?;
-        let code = session.end()?;
+        let code = self.end(&mut session)?;
         ensure!(code == Some(0), "the grid did not become complete: {code:?}\n{}", session.tail());
         Ok(())
     }
@@ -160,20 +163,22 @@ impl Grid<'_> {
         Ok(())
     }
 
-    fn kill_slurm(&self) -> Result<()> {
+    fn kill_slurm(&self) {
         self.cluster.kill_controller();
         thread::sleep(Duration::from_secs(3));
         self.cluster.start_controller();
         console::say("Slurm's controller was killed, and is back");
-        self.heal()
     }
 
-    /// Wakes nodes that Slurm has drained because it found jobs there that it had forgotten.
+    /// Does what an administrator would: wakes nodes that Slurm has drained because it found jobs there that it had forgotten,
+    /// which it may do long after it was killed.
     fn heal(&self) -> Result<()> {
-        for node in ["n1", "n2", "n3"] {
-            let node = format!("NodeName={node}");
-            // One that is well cannot be resumed, which is no matter.
-            let _ = self.try_slurm("scontrol", &["update", &node, "State=RESUME"])?;
+        // While Slurm does not answer there is nothing to see; there will be another look.
+        let states = self.slurm("sinfo", &["-h", "-N", "-o", "%N %T"]).unwrap_or_default();
+        let drained = states.lines().filter_map(|line| line.split_once(' '));
+        for (node, _) in drained.filter(|(_, state)| state.starts_with("drain")) {
+            // One that has woken up meanwhile cannot be resumed, which is no matter.
+            let _ = self.try_slurm("scontrol", &["update", &format!("NodeName={node}"), "State=RESUME"])?;
         }
         Ok(())
     }
@@ -229,6 +234,7 @@ impl Grid<'_> {
 
     fn wait(&self, of: &str, count: u64) -> Result<()> {
         let deadline = Instant::now() + STUCK;
+        let mut looks = 0;
         loop {
             // At first there is no database.
             let found = self.count(of).unwrap_or(0);
@@ -238,8 +244,33 @@ impl Grid<'_> {
             if Instant::now() > deadline {
                 bail!("the grid is stuck: {found} of {count} {of}");
             }
-            thread::sleep(POLL);
+            self.rest(&mut looks)?;
         }
+    }
+
+    /// Waits for the end of a session and returns its exit code.
+    fn end(&self, session: &mut Session) -> Result<Option<i32>> {
+        let deadline = Instant::now() + STUCK;
+        let mut looks = 0;
+        loop {
+            if let Some(status) = session.child.try_wait()? {
+                return Ok(status.code());
+            }
+            if Instant::now() > deadline {
+                bail!("the session does not end\n{}", session.tail());
+            }
+            self.rest(&mut looks)?;
+        }
+    }
+
+    /// Waits between two looks at the grid, and looks after the nodes now and then.
+    fn rest(&self, looks: &mut u32) -> Result<()> {
+        *looks += 1;
+        if looks.is_multiple_of(HEAL_EVERY) {
+            self.heal()?;
+        }
+        thread::sleep(POLL);
+        Ok(())
     }
 
     /// Every run has succeeded, once, and Slurm has nothing of it any more.
@@ -320,19 +351,6 @@ struct Session {
 }
 
 impl Session {
-    fn end(&mut self) -> Result<Option<i32>> {
-        let deadline = Instant::now() + STUCK;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status.code());
-            }
-            if Instant::now() > deadline {
-                bail!("the session does not end\n{}", self.tail());
-            }
-            thread::sleep(POLL);
-        }
-    }
-
     fn tail(&self) -> String {
         let said = fs::read_to_string(&self.output).unwrap_or_default();
         let lines: Vec<&str> = said.lines().collect();
