@@ -137,12 +137,13 @@ impl Access {
         if bearer(headers).is_some_and(|text| token.is(text)) {
             return Verdict::Welcome;
         }
-        let name = self.cookie_name();
-        if cookies(headers).any(|(key, value)| key == name && token.is(value)) {
-            return Verdict::Welcome;
+        // Also where the cookie is there already: the token does not stay in an address.
+        if parameters(uri).any(|(key, value)| key == "token" && token.is(value)) {
+            return Verdict::WelcomeOnce;
         }
-        let is_given = parameters(uri).any(|(key, value)| key == "token" && token.is(value));
-        if is_given { Verdict::WelcomeOnce } else { Verdict::NoToken }
+        let name = self.cookie_name();
+        let has_cookie = cookies(headers).any(|(key, value)| key == name && token.is(value));
+        if has_cookie { Verdict::Welcome } else { Verdict::NoToken }
     }
 
     /// Returns the cookie that carries the token. Cookies do not know ports, so its name does.
@@ -183,7 +184,8 @@ impl Access {
                     || ip == IpAddr::V4(Ipv4Addr::LOCALHOST)
                     || ip == IpAddr::V6(Ipv6Addr::LOCALHOST)
             }
-            None => self.names.iter().any(|own| own.eq_ignore_ascii_case(name)),
+            // A name could be pointed at this machine; that it is ours counts only where a token guards the address.
+            None => self.token.is_some() && self.names.iter().any(|own| own.eq_ignore_ascii_case(name)),
         }
     }
 }

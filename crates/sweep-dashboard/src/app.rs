@@ -90,7 +90,8 @@ impl App {
             readings: Mutex::new(Vec::new()),
             checks: Mutex::new(Vec::new()),
             watch: Mutex::new(Watching { watch, version }),
-            changes: watch::Sender::new(0),
+            // No two servers count alike: a page that was written by the one before is not up to date by accident.
+            changes: watch::Sender::new(sweep_store::now_ms().unsigned_abs()),
             clients: AtomicUsize::new(0),
             arrivals: tokio::sync::Notify::new(),
         })

@@ -123,6 +123,8 @@ impl Follower {
                     // What the browser has is not known to be right any more.
                     self.has = Some(HashMap::new());
                     tokio::time::sleep(HEARTBEAT).await;
+                    // What could not be read may have been the last change.
+                    self.changes.mark_changed();
                     continue;
                 }
             };

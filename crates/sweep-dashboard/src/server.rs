@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CONTENT_TYPE, LOCATION, SET_COOKIE};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use sweep_core::home::Home;
@@ -79,12 +79,21 @@ async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) 
             refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             refused
         }
+        _ if is_from_a_strangers_page(request.headers()) => {
+            plain(StatusCode::FORBIDDEN, "Pages of other sites may link here, and no more.\n")
+        }
         Verdict::NoToken => no_token(),
         Verdict::WelcomeOnce => sent_on(&access, &request),
         Verdict::Welcome => next.run(request).await,
     };
     harden(response.headers_mut());
     response
+}
+
+/// Returns whether a browser says that a page of another site makes this request, and not somebody who follows a link.
+fn is_from_a_strangers_page(headers: &HeaderMap) -> bool {
+    let says = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    says("sec-fetch-site", "cross-site") && !says("sec-fetch-mode", "navigate")
 }
 
 fn no_token() -> Response {

@@ -45,6 +45,18 @@ pub enum Error {
         /// The values that there are.
         known: String,
     },
+    /// A table would have more cells than anybody reads.
+    #[error(
+        "{rows} rows and {columns} columns are {} cells, and a table has at most {}\n  hint: take keys with fewer values, or fewer of them",
+        rows * columns,
+        crate::pivot::MOST_CELLS
+    )]
+    TooManyCells {
+        /// Rows.
+        rows: u64,
+        /// Columns.
+        columns: u64,
+    },
     /// Several values fit where one is needed.
     #[error("{key} = `{value}` fits {known}; say which")]
     AmbiguousValue {

@@ -99,14 +99,21 @@ pub struct Hole {
     pub missing: Vec<(Missing, usize)>,
 }
 
+/// Cells of a table, at most: far more than anybody reads, and what a mistaken choice of keys may cost.
+pub const MOST_CELLS: u64 = 250_000;
+
 /// Groups runs by `rows` and `columns` and folds the rest (meant: the seeds). Every metric that was read is a number of each
 /// cell.
 ///
 /// # Errors
-/// Keys that no run has.
+/// Keys that no run has, and keys that make more than [`MOST_CELLS`].
 pub fn pivot(runs: &Runs, rows: &[Key], columns: &[Key]) -> Result<Pivot> {
     let (row_names, row_of) = axis(runs, rows)?;
     let (column_names, column_of) = axis(runs, columns)?;
+    let (many_rows, many_columns) = (u64::from(row_of.count), u64::from(column_of.count));
+    if many_rows * many_columns > MOST_CELLS {
+        return Err(Error::TooManyCells { rows: many_rows, columns: many_columns });
+    }
     let mut members: BTreeMap<(u32, u32), Vec<&Run>> = BTreeMap::new();
     for (run, place) in runs.runs().iter().zip(row_of.of.iter().copied().zip(column_of.of.iter().copied())) {
         members.entry(place).or_default().push(run);

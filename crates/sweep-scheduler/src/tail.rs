@@ -79,6 +79,11 @@ impl Tail {
         Chunk { records, offset: self.offset, more: read == CHUNK && damage.is_none(), damage }
     }
 
+    /// Opens the file anew at the next call: a network file system asks its server for news only when a file is opened.
+    pub(crate) fn reopen(&mut self) {
+        self.file = None;
+    }
+
     /// Returns everything up to the end of the file: for a file whose writer is gone.
     pub(crate) fn read_to_end(&mut self) -> Chunk {
         let mut all = self.read();
@@ -93,7 +98,10 @@ impl Tail {
     fn read_bytes(&mut self) -> io::Result<u64> {
         if self.file.is_none() {
             self.file = match File::open(&self.path) {
-                Ok(file) => Some(file),
+                Ok(mut file) => {
+                    file.seek(SeekFrom::Start(self.offset + self.partial.len() as u64))?;
+                    Some(file)
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };

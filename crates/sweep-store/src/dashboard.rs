@@ -155,8 +155,10 @@ impl Reader {
                     sum(CASE stage WHEN 0 THEN epochs ELSE done END) AS epochs_done, sum(spent) AS spent_ms
              FROM (
                  SELECT r.backbone, r.dataset, r.epochs,
-                        CASE r.state WHEN 'succeeded' THEN 0 WHEN 'running' THEN 1 WHEN 'pending' THEN 2
-                             WHEN 'interrupted' THEN 2 ELSE 3 END AS stage,
+                        CASE WHEN r.state = 'succeeded' THEN 0 WHEN r.state = 'running' THEN 1
+                             WHEN EXISTS (SELECT 1 FROM runs d WHERE d.id = r.depends_on
+                                          AND d.state IN ('failed', 'cancelled')) THEN 3
+                             WHEN r.state IN ('pending', 'interrupted') THEN 2 ELSE 3 END AS stage,
                         (SELECT coalesce(max(e.epoch) + 1, 0) FROM epochs e WHERE e.run = r.id) AS done,
                         (SELECT coalesce(sum(max(coalesce(a.ended_ms, ?2) - a.started_ms, 0)), 0)
                          FROM attempts a WHERE a.run = r.id) AS spent

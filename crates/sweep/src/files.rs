@@ -6,8 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// Writes a file beside its place and moves it there once it is on the disk.
+/// Writes a file beside its place and moves it there once it is on the disk. A link stays one; what is no file, such as a pipe
+/// or a device, is written into.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return fs::write(path, bytes).with_context(|| format!("failed to write `{}`", path.display()));
+    }
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create(&temporary)?;

@@ -370,7 +370,8 @@ fn the_controller_may_leave_and_come_back() {
     session.kill();
     let session = site.start_fake(&[]);
     wait_until("the third session", || session.said().contains("since earlier").then_some(()));
-    session.signal(Signal::SIGINT);
+    // Not SIGINT, which whoever started the tests in the background had them ignore.
+    session.signal(Signal::SIGTERM);
     let said = session.end(130);
     assert!(said.contains("jobs go on"), "{said}");
     site.workspace.raise("go");

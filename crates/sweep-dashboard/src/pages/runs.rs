@@ -151,7 +151,7 @@ fn written(sweep: &SweepRow, query: &Query, chosen: &Chosen, rows: &[ResultRow])
 }
 
 fn found(chosen: &Chosen) -> Html {
-    let begin = (chosen.page - 1) * ROWS;
+    let begin = (chosen.page - 1).saturating_mul(ROWS);
     match (chosen.total, chosen.ids.len()) {
         (0, _) => Html::of("No runs."),
         (1, _) => Html::of("1 run."),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::num::NonZeroU32;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::client::Slurm;
@@ -100,8 +101,10 @@ struct Temporary {
 
 impl Temporary {
     fn new() -> Result<Self, (PathBuf, io::Error)> {
-        let path = std::env::temp_dir().join(format!("sweep-check-{}", std::process::id()));
-        match fs::create_dir_all(&path) {
+        // A folder that is there already is somebody else's: what is written into it could go anywhere.
+        let name = format!("sweep-check-{}-{}", std::process::id(), sweep_store::now_ms());
+        let path = std::env::temp_dir().join(name);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => Ok(Self { path }),
             Err(error) => Err((path, error)),
         }

@@ -29,6 +29,9 @@ const CONFIGURATION: &str = "SLURM_CONF";
 /// slow and has a time limit; the script does that.
 const OF_A_JOB: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", CONFIGURATION];
 
+/// Tasks that one question names.
+const TASKS_A_QUESTION: usize = 500;
+
 /// How far back a job is looked for in the accounting by its name.
 const ACCOUNT_SINCE: &str = "now-60days";
 
@@ -108,19 +111,45 @@ impl Slurm {
         Ok(said.trim().trim_start_matches("sbatch: ").to_owned())
     }
 
-    /// Returns the tasks of these jobs with one question. A job that Slurm does not know (any more) has no rows.
-    pub(crate) async fn tasks(&self, jobs: &[JobId]) -> Result<Vec<TaskRow>, SlurmError> {
+    /// Returns the tasks of these jobs with one question, as far as the jobs have one of these names: a controller of Slurm
+    /// that died may give a number away twice. A job that Slurm does not know (any more) has no rows.
+    pub(crate) async fn tasks(&self, jobs: &[JobId], names: &[String]) -> Result<Vec<TaskRow>, SlurmError> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let list = listed(jobs);
+        let (list, names) = (listed(jobs), only(names));
         let arguments = ["--noheader", "--array", "--states=all", "--jobs", &list, "--Format", QUEUE_FORMAT];
+        let arguments = arguments.into_iter().chain(names.as_deref());
         // A single id that is unknown is an error to Slurm; among several it is left out.
         let answer = match self.call("squeue", arguments).await {
             Err(SlurmError::UnknownJob { .. }) => return Ok(Vec::new()),
             other => other?,
         };
         queue_rows(&answer.output).map_err(|line| unreadable("squeue", line))
+    }
+
+    /// Returns those of these tasks that Slurm knows, each asked for by its number: in the list of an array, `squeue` leaves out
+    /// the last of the waiting tasks where their numbers have a step (`0-58:2`; seen with 22.05).
+    pub(crate) async fn tasks_by_number(
+        &self,
+        tasks: &[(JobId, u32)],
+        names: &[String],
+    ) -> Result<Vec<TaskRow>, SlurmError> {
+        let names = only(names);
+        let mut rows = Vec::new();
+        for some in tasks.chunks(TASKS_A_QUESTION) {
+            let list: Vec<String> = some.iter().map(|(job, task)| format!("{job}_{task}")).collect();
+            let list = list.join(",");
+            let arguments =
+                ["--noheader", "--array", "--states=all", "--jobs", &list, "--Format", QUEUE_FORMAT];
+            let arguments = arguments.into_iter().chain(names.as_deref());
+            let answer = match self.call("squeue", arguments).await {
+                Err(SlurmError::UnknownJob { .. }) => continue,
+                other => other?,
+            };
+            rows.extend(queue_rows(&answer.output).map_err(|line| unreadable("squeue", line))?);
+        }
+        Ok(rows)
     }
 
     /// Cancels a whole array, or some tasks of it. What has ended or is unknown is left as it is, without an error.
@@ -157,9 +186,14 @@ impl Slurm {
 
     /// Returns the tasks of these jobs that have ended, also those that the queue has forgotten; `None` where the
     /// cluster's accounting cannot say.
-    pub(crate) async fn ended(&self, jobs: &[JobId]) -> Result<Option<Vec<TaskRow>>, SlurmError> {
-        let list = listed(jobs);
+    pub(crate) async fn ended(
+        &self,
+        jobs: &[JobId],
+        names: &[String],
+    ) -> Result<Option<Vec<TaskRow>>, SlurmError> {
+        let (list, names) = (listed(jobs), only(names));
         let arguments = ["-X", "-P", "-n", "-j", &list, "-o", ACCOUNT_FORMAT];
+        let arguments = arguments.into_iter().chain(names.as_deref());
         let Some(answer) = self.account(arguments).await? else { return Ok(None) };
         account_rows(&answer.output).map(Some).map_err(|line| unreadable("sacct", line))
     }
@@ -264,6 +298,11 @@ fn no_answer(program: &'static str, limit: Duration, errors: &str) -> SlurmError
 
 fn unreadable(program: &'static str, text: &str) -> SlurmError {
     SlurmError::Unreadable { program, text: text.trim().chars().take(200).collect() }
+}
+
+/// Returns the flag that asks for jobs of these names only; none for any name.
+fn only(names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| format!("--name={}", names.join(",")))
 }
 
 fn listed(jobs: &[JobId]) -> String {

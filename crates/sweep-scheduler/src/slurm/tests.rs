@@ -72,7 +72,7 @@ impl Fixture {
     async fn rows_once(&self, job: JobId, ready: impl Fn(&[TaskRow]) -> bool) -> Vec<TaskRow> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let rows = self.slurm.tasks(&[job]).await.unwrap();
+            let rows = self.slurm.tasks(&[job], &[]).await.unwrap();
             if ready(&rows) {
                 return rows;
             }
@@ -135,7 +135,7 @@ async fn tasks_are_submitted_followed_found_and_cancelled() {
     let found = Found { jobs: vec![job], surely_all: false };
     assert_eq!(slurm.find(&Token::new("sweep-1-g1")).await.unwrap(), found);
     assert_eq!(slurm.find(&Token::new("sweep-1-g2")).await.unwrap().jobs, []);
-    assert_eq!(slurm.ended(&[job]).await.unwrap(), None);
+    assert_eq!(slurm.ended(&[job], &[]).await.unwrap(), None);
     assert_eq!(slurm.max_array_size().await.unwrap().get(), 20_001);
 
     slurm.cancel(job, None).await.unwrap();
@@ -143,9 +143,9 @@ async fn tasks_are_submitted_followed_found_and_cancelled() {
     // What is over or was never there is cancelled without a word.
     slurm.cancel(job, None).await.unwrap();
     slurm.cancel(JobId(9999), Some(&[1])).await.unwrap();
-    assert_eq!(slurm.tasks(&[JobId(9999)]).await.unwrap(), []);
-    assert_eq!(slurm.tasks(&[JobId(9998), JobId(9999)]).await.unwrap(), []);
-    assert_eq!(slurm.tasks(&[JobId(9999), job]).await.unwrap().len(), 8);
+    assert_eq!(slurm.tasks(&[JobId(9999)], &[]).await.unwrap(), []);
+    assert_eq!(slurm.tasks(&[JobId(9998), JobId(9999)], &[]).await.unwrap(), []);
+    assert_eq!(slurm.tasks(&[JobId(9999), job], &[]).await.unwrap().len(), 8);
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn a_controller_that_is_away_is_unreachable_and_nothing_else() {
     let slurm = &fixture.slurm;
     let (submitted, tasks, cancelled, found, size) = tokio::join!(
         slurm.submit(&submission),
-        slurm.tasks(&[JobId(1)]),
+        slurm.tasks(&[JobId(1)], &[]),
         slurm.cancel(JobId(1), None),
         slurm.find(&token),
         slurm.max_array_size(),
@@ -234,5 +234,26 @@ async fn a_controller_that_is_away_is_unreachable_and_nothing_else() {
         assert!(matches!(error, Some(SlurmError::Unreachable { .. })), "{error:?}");
     }
     fixture.cluster.start_controller();
-    assert_eq!(slurm.tasks(&[JobId(1)]).await.unwrap(), []);
+    assert_eq!(slurm.tasks(&[JobId(1)], &[]).await.unwrap(), []);
+}
+
+/// Where what waits of an array has a step in its numbers, `squeue` leaves one task out of its list.
+#[tokio::test]
+async fn a_waiting_task_that_the_list_leaves_out_is_found_by_its_number() {
+    let Some(fixture) = Fixture::new() else { return };
+    let slurm = &fixture.slurm;
+    let options = SlurmOptions { sbatch: vec!["--begin=now+1hour".to_owned()], ..SlurmOptions::default() };
+    let job = fixture.submit("sweep-1-g1", 60, &options, "true").await.unwrap();
+    let odd: Vec<u32> = (0..60).filter(|task| task % 2 == 1).collect();
+    slurm.cancel(job, Some(&odd)).await.unwrap();
+    let even: Vec<(JobId, u32)> = (0..60).step_by(2).map(|task| (job, task)).collect();
+    let own = ["sweep-1-g1".to_owned()];
+    let mut found: Vec<Option<u32>> =
+        slurm.tasks_by_number(&even, &own).await.unwrap().iter().map(|row| row.task).collect();
+    found.sort_unstable();
+    assert_eq!(found, (0..60).step_by(2).map(Some).collect::<Vec<_>>());
+    let other = ["sweep-1-g2".to_owned()];
+    assert_eq!(slurm.tasks_by_number(&even, &other).await.unwrap(), []);
+    assert_eq!(slurm.tasks(&[job], &other).await.unwrap(), []);
+    slurm.cancel(job, None).await.unwrap();
 }

@@ -172,6 +172,23 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
         if !is_ours {
             return Err(Error::ForeignExport { folder: folder.to_owned(), entry: name });
         }
+        if written.as_ref().is_some_and(|written| written.contains(&name)) {
+            refuse_foreign_runs(folder, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses an experiment of an export into which somebody has logged runs of their own: they would go with the old one.
+fn refuse_foreign_runs(folder: &Path, experiment: &str) -> Result<()> {
+    for entry in fs::read_dir(folder.join(experiment)).map_err(|source| failed(folder, source))? {
+        let entry = entry.map_err(|source| failed(folder, source))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_ours = name == META || name == "tags" || entry.path().join("artifacts/spec.json").is_file();
+        if !is_ours {
+            let entry = format!("{experiment}/{name}");
+            return Err(Error::ForeignExport { folder: folder.to_owned(), entry });
+        }
     }
     Ok(())
 }

@@ -17,9 +17,12 @@ impl Commands {
     fn new(commands: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (name, lines) in commands {
-            let file = folder.path().join(name);
-            fs::write(&file, format!("#!/bin/sh\n{lines}\n")).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+            let (text, file) = (folder.path().join("text"), folder.path().join(name));
+            fs::write(&text, format!("#!/bin/sh\n{lines}\n")).unwrap();
+            fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
+            // Copied by another process: what a process of ours had open for writing while another was being started cannot
+            // be run for a moment.
+            assert!(std::process::Command::new("cp").args([&text, &file]).status().unwrap().success());
         }
         Self(folder)
     }
@@ -105,7 +108,7 @@ async fn a_command_that_hangs_or_is_killed_says_nothing_about_jobs() {
     let slurm = Slurm { limit: Duration::from_millis(50), ..commands.slurm(&[]) };
     assert!(matches!(submit(&slurm).await, Err(SlurmError::Unreachable { .. })));
     let slurm = commands.slurm(&[]);
-    assert!(matches!(slurm.tasks(&[JobId(1)]).await, Err(SlurmError::Unreachable { .. })));
+    assert!(matches!(slurm.tasks(&[JobId(1)], &[]).await, Err(SlurmError::Unreachable { .. })));
 }
 
 #[test]
@@ -120,16 +123,16 @@ fn no_room_for_more_jobs_is_a_limit_though_sbatch_does_not_leave() {
 async fn the_queue_is_asked_once_for_all_jobs() {
     let lines = "echo '1|0|12|RUNNING|0|0|n1|None|'; echo; echo \"2|N/A|2|PENDING|0|0||$*|\"";
     let commands = Commands::new(&[("squeue", lines)]);
-    let rows = commands.slurm(&[]).tasks(&[JobId(1), JobId(2), JobId(7)]).await.unwrap();
+    let rows = commands.slurm(&[]).tasks(&[JobId(1), JobId(2), JobId(7)], &[]).await.unwrap();
     assert_eq!(
         rows.iter().map(|row| (row.job, row.task)).collect::<Vec<_>>(),
         [(JobId(1), Some(0)), (JobId(2), None)]
     );
     assert!(rows[1].reason.contains("--array --states=all --jobs 1,2,7 "), "{}", rows[1].reason);
     // Not even a command is there to be asked.
-    assert_eq!(Commands::new(&[]).slurm(&[]).tasks(&[]).await.unwrap(), []);
+    assert_eq!(Commands::new(&[]).slurm(&[]).tasks(&[], &[]).await.unwrap(), []);
     let commands = Commands::new(&[("squeue", "echo What?")]);
-    assert!(matches!(commands.slurm(&[]).tasks(&[JobId(1)]).await, Err(SlurmError::Unreadable { .. })));
+    assert!(matches!(commands.slurm(&[]).tasks(&[JobId(1)], &[]).await, Err(SlurmError::Unreadable { .. })));
 }
 
 #[tokio::test]
@@ -167,7 +170,7 @@ async fn a_job_is_found_by_name_in_the_queue_and_in_the_accounting() {
 async fn what_has_ended_long_ago_is_known_to_the_accounting() {
     let sacct = "printf '13_0|14|COMPLETED|0:0|n1\\n13_1|15|CANCELLED by 0|75:0|n2\\n13_[2-3%%1]|13|PENDING|0:0|None assigned\\n'";
     let commands = Commands::new(&[("sacct", sacct)]);
-    let rows = commands.slurm(&[]).ended(&[JobId(13)]).await.unwrap().unwrap();
+    let rows = commands.slurm(&[]).ended(&[JobId(13)], &[]).await.unwrap().unwrap();
     let seen: Vec<_> = rows.iter().map(|row| (row.task, row.state.clone())).collect();
     assert_eq!(seen, [(Some(0), TaskState::Completed), (Some(1), TaskState::Cancelled)]);
 }

@@ -150,6 +150,7 @@ impl Controller<'_> {
     async fn settle(&mut self, run: RunId, end: End) -> Result<(), Error> {
         let Some(mut follow) = self.follows.remove(&run) else { return Ok(()) };
         let attempt = follow.attempt;
+        follow.tail.reopen();
         let rest = follow.tail.read_to_end();
         follow.hear(&rest.records, rest.damage);
         let news = News { records: rest.records, offset: rest.offset };

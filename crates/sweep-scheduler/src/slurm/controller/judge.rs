@@ -1,6 +1,6 @@
 //! What Slurm says of tasks, and what follows for runs that nobody works on any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -115,9 +115,10 @@ impl Controller<'_> {
         });
         let jobs: Vec<JobId> = known.collect();
         let expected: Vec<(JobId, u32)> = self.spots.values().filter_map(|spot| self.task_of(spot)).collect();
+        let names: Vec<String> = self.arrays.keys().cloned().collect();
         let slurm = self.slurm.clone();
         self.question.spawn(async move {
-            let rows = question(&slurm, &jobs, &expected).await;
+            let rows = question(&slurm, &names, &jobs, &expected).await;
             Answer { jobs, rows }
         });
     }
@@ -351,21 +352,31 @@ impl Controller<'_> {
 /// Asks the queue, and about tasks that it has forgotten the accounting, where there is one.
 async fn question(
     slurm: &Slurm,
+    names: &[String],
     jobs: &[JobId],
     expected: &[(JobId, u32)],
 ) -> Result<Vec<TaskRow>, SlurmError> {
-    let mut rows = slurm.tasks(jobs).await?;
-    let known: std::collections::HashSet<(JobId, u32)> =
-        rows.iter().map(|row| (row.job, row.task.unwrap_or(0))).collect();
-    let mut forgotten: Vec<JobId> =
-        expected.iter().filter(|task| !known.contains(task)).map(|(job, _)| *job).collect();
+    let mut rows = slurm.tasks(jobs, names).await?;
+    let missing = not_among(expected, &rows);
+    rows.extend(slurm.tasks_by_number(&missing, names).await?);
+    let known = numbers(&rows);
+    let mut forgotten: Vec<JobId> = not_among(expected, &rows).into_iter().map(|(job, _)| job).collect();
     forgotten.dedup();
     if !forgotten.is_empty()
-        && let Some(past) = slurm.ended(&forgotten).await?
+        && let Some(past) = slurm.ended(&forgotten, names).await?
     {
         rows.extend(past.into_iter().filter(|row| !known.contains(&(row.job, row.task.unwrap_or(0)))));
     }
     Ok(rows)
+}
+
+fn numbers(rows: &[TaskRow]) -> HashSet<(JobId, u32)> {
+    rows.iter().map(|row| (row.job, row.task.unwrap_or(0))).collect()
+}
+
+fn not_among(expected: &[(JobId, u32)], rows: &[TaskRow]) -> Vec<(JobId, u32)> {
+    let known = numbers(rows);
+    expected.iter().filter(|task| !known.contains(task)).copied().collect()
 }
 
 /// Why a run's first attempt never began, by what became of its task.
