@@ -281,6 +281,9 @@ mod tests {
         }
         let access = rules("127.0.0.1:8080", None);
         assert_eq!(access.judge(&"/".parse().unwrap(), &HeaderMap::new()), Verdict::WrongHost);
+        // Without a token, a name that is the machine's own could still be pointed at it by a stranger.
+        let named = headers(&[(HOST, "node7:8080")]);
+        assert_eq!(access.judge(&"/".parse().unwrap(), &named), Verdict::WrongHost);
         let twice = headers(&[(HOST, "localhost:8080"), (HOST, "evil.org")]);
         assert_eq!(access.judge(&"/".parse().unwrap(), &twice), Verdict::WrongHost);
         let absolute = "http://evil.org/".parse().unwrap();
@@ -301,6 +304,8 @@ mod tests {
         assert_eq!(judge("/", &[(AUTHORIZATION, "bearer 0123456789abcdef")]), Verdict::Welcome);
         assert_eq!(judge("/", &[(AUTHORIZATION, "Basic 0123456789abcdef")]), Verdict::NoToken);
         assert_eq!(judge("/", &[(COOKIE, "a=b; sweep-8080=0123456789abcdef")]), Verdict::Welcome);
+        let both = judge("/?token=0123456789abcdef", &[(COOKIE, "sweep-8080=0123456789abcdef")]);
+        assert_eq!(both, Verdict::WelcomeOnce, "the token does not stay in the address");
         assert_eq!(judge("/", &[(COOKIE, "sweep-8081=0123456789abcdef")]), Verdict::NoToken);
         assert!(access.cookie().unwrap().ends_with("HttpOnly; SameSite=Strict"));
         assert_eq!(access.url(), "http://127.0.0.1:8080/?token=0123456789abcdef");

@@ -165,6 +165,11 @@ fn strangers_and_changes_are_refused() {
             assert!(refused.status == 405 && refused.head.contains("allow: get, head"), "{method} {path}");
         }
     }
+    let strange = |mode| {
+        let headers = [("Host", host), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", mode)];
+        scene.ask("GET", "/sweep/1", &headers).status
+    };
+    assert_eq!((strange("no-cors"), strange("cors"), strange("navigate")), (403, 403, 200));
     let head = scene.ask("HEAD", "/sweep/1", &[("Host", host)]);
     assert!(head.status == 200 && head.body.is_empty());
 }

@@ -251,6 +251,17 @@ fn an_export_replaces_an_export_and_nothing_else() {
         assert_eq!(tree(&folder), files, "nothing is touched");
         fs::remove_dir_all(folder.join(foreign.split('/').next().unwrap())).unwrap();
     }
+    // A run that somebody logged into an experiment of ours.
+    let experiment =
+        files.keys().find(|name| name.ends_with("/meta.yaml")).unwrap().split('/').next().unwrap();
+    let logged = folder.join(experiment).join("0123456789abcdef0123456789abcdef");
+    fs::create_dir(&logged).unwrap();
+    let error = mlflow::write(&tracking, &folder).unwrap_err();
+    assert!(
+        matches!(&error, Error::ForeignExport { entry, .. } if entry.ends_with("0123456789abcdef")),
+        "{error}"
+    );
+    fs::remove_dir(&logged).unwrap();
     let other = fake.folder.path().join("other");
     fs::create_dir(&other).unwrap();
     mlflow::write(&tracking, &other).unwrap();

@@ -371,3 +371,10 @@ proptest! {
         prop_assert_eq!(usual(&runs(all)).mixed, []);
     }
 }
+
+#[test]
+fn a_table_that_nobody_could_read_is_refused_before_it_is_made() {
+    let many = (0..600).map(|seed| run(&spec("a", EpsilonSchedule::Fixed, seed), 1)).collect();
+    let error = pivot(&runs(many), &keys(&["seed"]), &keys(&["seed", "backbone"])).unwrap_err();
+    assert!(matches!(error, Error::TooManyCells { rows: 600, columns: 600 }), "{error}");
+}
