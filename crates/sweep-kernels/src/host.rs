@@ -9,7 +9,16 @@ use crate::element::Element;
 use crate::{Error, Result};
 
 /// Runs `$body` with the type alias `$T` standing for the element type of `$tensor`, which must be on the CPU.
+///
+/// With `cuda => $cuda` after it, returns `$cuda` from the function around it where `$tensor` is on a GPU.
 macro_rules! with_element {
+    ($operation:expr, $tensor:expr, $T:ident => $body:expr, cuda => $cuda:expr) => {{
+        #[cfg(feature = "cuda")]
+        if $tensor.device().is_cuda() {
+            return $cuda;
+        }
+        $crate::host::with_element!($operation, $tensor, $T => $body)
+    }};
     ($operation:expr, $tensor:expr, $T:ident => $body:expr) => {
         match $crate::host::supported_dtype($operation, $tensor)? {
             candle_core::DType::F64 => {

@@ -23,6 +23,8 @@ mod batch_norm;
 mod channels;
 mod clipping;
 mod convolution;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod depthwise;
 mod divergence;
 mod element;
@@ -63,7 +65,7 @@ pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use loss::{CrossEntropy, cross_entropy, mean_cross_entropy};
 pub use optimizer::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
-pub use parameters::{Gradients, ParameterId, Parameters};
+pub use parameters::{Compute, Gradients, ParameterId, Parameters};
 pub use pool::{MaxPool, MeanPool, PatchMerging};
 pub use scale::LayerScale;
 pub use stochastic::StochasticDepth;

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use candle_core::Tensor;
+#[cfg(feature = "cuda")]
+use std::sync::Mutex;
+
+use candle_core::{DType, Device, Tensor};
 
 use crate::{BatchStatistics, Error, Result, elementwise};
 
@@ -18,6 +21,29 @@ impl ParameterId {
     }
 }
 
+/// What the products and activations of a model are computed in. Parameters, their gradients, statistics, losses and
+/// images under attack are F32 (F64 for checking on the CPU) whatever is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compute {
+    /// The dtype of the parameters, F32 or F64. All there is on the CPU.
+    #[default]
+    Full,
+    /// F32, with the operands of matrix products and convolutions rounded to TF32 (10 bits of mantissa). On GPUs only.
+    Tf32,
+    /// Activations and the operands of products in BF16, sums in F32. On GPUs only.
+    Bf16,
+}
+
+impl Compute {
+    /// The dtype of activations, where parameters have the dtype `parameters`.
+    pub fn activations(self, parameters: DType) -> DType {
+        match self {
+            Self::Full | Self::Tf32 => parameters,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
 /// The tensors of a model, in the order they were added, each under a unique name.
 ///
 /// Optimizers overwrite the storage of these tensors in place. A tensor cloned from [`Parameters::get`] shares that
@@ -29,6 +55,10 @@ impl ParameterId {
 pub struct Parameters {
     entries: Vec<Entry>,
     by_name: HashMap<String, ParameterId>,
+    compute: Compute,
+    /// Copies in BF16 of parameters as they are now, made when a layer first asks.
+    #[cfg(feature = "cuda")]
+    converted: Mutex<HashMap<ParameterId, Tensor>>,
 }
 
 #[derive(Debug)]
@@ -99,7 +129,53 @@ impl Parameters {
             return Err(Error::UnsupportedDtype { operation: "Parameters::set", dtype: tensor.dtype() });
         }
         *slot = tensor.force_contiguous()?;
+        self.forget_converted();
         Ok(())
+    }
+
+    /// Copies on `device`, whose layers compute in `compute`. Ids stay valid. Counters (I64) stay on the CPU, where they are
+    /// read and written.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedDevice`] for another `compute` than [`Compute::Full`] on the CPU; failures of the device.
+    pub fn to_device(&self, device: &Device, compute: Compute) -> Result<Self> {
+        if device.is_cpu() && compute != Compute::Full {
+            return Err(Error::UnsupportedDevice { operation: "TF32 and BF16", device: device.location() });
+        }
+        let mut moved = Self { compute, ..Self::default() };
+        for Entry { name, tensor, is_buffer } in &self.entries {
+            let tensor = if tensor.dtype().is_float() { tensor.to_device(device)? } else { tensor.clone() };
+            moved.push(name.clone(), tensor, *is_buffer)?;
+        }
+        Ok(moved)
+    }
+
+    /// What layers compute in.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// The tensor of `id` in `dtype`: itself, or a copy that is kept until a parameter changes.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn converted(&self, id: ParameterId, dtype: DType) -> Result<Tensor> {
+        let tensor = self.get(id);
+        if tensor.dtype() == dtype {
+            return Ok(tensor.clone());
+        }
+        let mut kept = self.converted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(copy) = kept.get(&id) {
+            return Ok(copy.clone());
+        }
+        let copy = crate::cuda::convert(tensor, dtype)?;
+        kept.insert(id, copy.clone());
+        Ok(copy)
+    }
+
+    /// Drops the copies that [`Parameters::converted`] keeps. Whoever overwrites a parameter in place calls it.
+    #[cfg_attr(not(feature = "cuda"), expect(clippy::unused_self, reason = "there are copies on GPUs only"))]
+    pub(crate) fn forget_converted(&mut self) {
+        #[cfg(feature = "cuda")]
+        self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
     }
 
     /// The id of the tensor called `name`.
@@ -133,7 +209,8 @@ impl Parameters {
     pub fn update_statistics(&mut self, statistics: &[BatchStatistics]) -> Result<()> {
         for BatchStatistics { buffers, momentum, mean, variance } in statistics {
             for (id, batch) in [(buffers.mean, mean), (buffers.variance, variance)] {
-                let updated = (self.get(id).affine(1.0 - momentum, 0.0)? + batch.affine(*momentum, 0.0)?)?;
+                let kept = elementwise::scale(self.get(id), 1.0 - momentum)?;
+                let updated = elementwise::add(&kept, &elementwise::scale(batch, *momentum)?)?;
                 self.set(id, updated)?;
             }
             let updates = self.get(buffers.updates).to_scalar::<i64>()?;

@@ -1,0 +1,19 @@
+//! The GPU side of the layers: launching our kernels, and products of matrices by cuBLAS.
+//!
+//! A layer looks where its input lives and calls its own module `cuda` for tensors on a GPU. Those functions only enqueue
+//! work on the device's one stream: nothing here waits for the GPU, except where a number is read. All tensors are
+//! contiguous. Activations are F32 or BF16; parameters, their gradients, statistics and losses are F32; arithmetic of
+//! kernels and accumulation of products is in F32.
+//!
+//! Results of one build on one kind of GPU repeat bit for bit: no kernel adds by atomics, and the libraries are asked for
+//! deterministic algorithms. They differ from the CPU's by rounding.
+
+mod arguments;
+mod context;
+mod operations;
+mod product;
+
+pub(crate) use arguments::{Argument, Grid};
+pub(crate) use context::{Gpu, failure};
+pub(crate) use operations::{add, column_sums, convert, scale, sum_of_squares};
+pub(crate) use product::{Matrix, Product};

@@ -1,0 +1,325 @@
+//! What one thread holds of one GPU: its stream, loaded kernels and handles of libraries.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::cublaslt::sys as lt;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUdeviceptr, CUfunction, CUmodule};
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtr, result};
+use candle_core::cuda_backend::cudarc::{cublas, cublaslt};
+use candle_core::cuda_backend::{CudaDevice, CudaStorageSlice, DeviceId};
+use candle_core::{DType, Device, Shape, Storage, Tensor};
+
+use super::product::Plans;
+use super::{Argument, Grid};
+use crate::{Error, Result};
+
+include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+thread_local! {
+    /// The contexts of this thread. Streams are per thread, so handles that enqueue on them are too.
+    static CONTEXTS: RefCell<HashMap<DeviceId, Rc<Context>>> = RefCell::new(HashMap::new());
+}
+
+/// Scratch memory of matrix products; what cuBLAS' documentation recommends for Hopper.
+const WORKSPACE_BYTES: usize = 32 << 20;
+
+/// Shared memory of a block that needs no permission.
+const SHARED_WITHOUT_PERMISSION: u32 = 48 << 10;
+
+/// A failure of the driver or of one of its libraries, as candle reports them.
+pub(crate) fn failure(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Tensor(candle_core::Error::Cuda(Box::new(error)))
+}
+
+/// One GPU as this thread uses it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Gpu {
+    device: Device,
+    context: Rc<Context>,
+}
+
+/// What [`Gpu`] shares.
+struct Context {
+    stream: Arc<CudaStream>,
+    modules: RefCell<HashMap<&'static str, CUmodule>>,
+    /// Kernels by name, and the dynamic shared memory each may use.
+    functions: RefCell<HashMap<String, (CUfunction, u32)>>,
+    /// cuBLAS on our stream, with our workspace.
+    blas: cublas::sys::cublasHandle_t,
+    /// cuBLASLt, for products with an epilogue.
+    lt: lt::cublasLtHandle_t,
+    plans: RefCell<Plans>,
+    workspace: Tensor,
+}
+
+impl Gpu {
+    /// The GPU that `tensor` lives on.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedDevice`] for a tensor elsewhere; failures of the driver.
+    pub(crate) fn of(tensor: &Tensor) -> Result<Self> {
+        Self::new(tensor.device())
+    }
+
+    /// `device`, which must be a GPU.
+    ///
+    /// # Errors
+    /// As [`Gpu::of`].
+    pub(crate) fn new(device: &Device) -> Result<Self> {
+        let Device::Cuda(cuda) = device else {
+            return Err(Error::UnsupportedDevice { operation: "CUDA", device: device.location() });
+        };
+        let known = CONTEXTS.with_borrow(|contexts| contexts.get(&cuda.id()).cloned());
+        let context = match known {
+            Some(context) => context,
+            None => {
+                let context = Rc::new(Context::new(device, cuda)?);
+                CONTEXTS.with_borrow_mut(|contexts| contexts.insert(cuda.id(), context.clone()));
+                context
+            }
+        };
+        Ok(Self { device: device.clone(), context })
+    }
+
+    /// The stream that all work is enqueued on.
+    pub(crate) fn stream(&self) -> &Arc<CudaStream> {
+        &self.context.stream
+    }
+
+    /// cuBLAS, bound to the stream.
+    pub(super) fn blas(&self) -> cublas::sys::cublasHandle_t {
+        self.context.blas
+    }
+
+    /// cuBLASLt.
+    pub(super) fn lt(&self) -> lt::cublasLtHandle_t {
+        self.context.lt
+    }
+
+    /// Products with an epilogue that were prepared before.
+    pub(super) fn plans(&self) -> &RefCell<Plans> {
+        &self.context.plans
+    }
+
+    /// Scratch memory and its size in bytes; whatever is enqueued may use it, one after the other.
+    pub(crate) fn workspace(&self) -> Result<(CUdeviceptr, usize)> {
+        Ok((self.address(&self.context.workspace)?, WORKSPACE_BYTES))
+    }
+
+    /// A tensor whose elements are whatever the memory held: for outputs that are written completely.
+    pub(crate) fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        // SAFETY: the memory is allocated; the caller enqueues a kernel that writes all of it before anything reads it.
+        Ok(unsafe { Tensor::empty(shape, dtype, &self.device) }?)
+    }
+
+    /// A tensor of zeros.
+    pub(crate) fn zeros(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let tensor = self.empty(shape, dtype)?;
+        let bytes = tensor.elem_count() * dtype.size_in_bytes();
+        let address = self.address(&tensor)?;
+        // SAFETY: `address` begins an allocation of at least `bytes` bytes, which `tensor` keeps alive; frees are ordered
+        // after it on the same stream.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.context.stream.cu_stream()) }
+            .map_err(failure)?;
+        Ok(tensor)
+    }
+
+    /// Numbers of the host, copied to the GPU.
+    pub(crate) fn upload<T: candle_core::WithDType>(&self, values: &[T]) -> Result<Tensor> {
+        Ok(Tensor::from_slice(values, values.len(), &self.device)?)
+    }
+
+    /// Where the elements of a contiguous tensor begin on the device.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a tensor that is not contiguous, [`Error::UnsupportedDevice`] for one elsewhere,
+    /// [`Error::UnsupportedDtype`] for types that no kernel uses.
+    pub(crate) fn address(&self, tensor: &Tensor) -> Result<CUdeviceptr> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let Some((start, _)) = layout.contiguous_offsets() else {
+            let (got, expected) = (layout.stride().to_vec(), "contiguous strides".to_owned());
+            return Err(Error::Shape { operation: "CUDA", got, expected });
+        };
+        let Storage::Cuda(storage) = &*storage else {
+            return Err(Error::UnsupportedDevice { operation: "CUDA", device: tensor.device().location() });
+        };
+        let stream = &self.context.stream;
+        let start_of_storage = match &storage.slice {
+            CudaStorageSlice::F32(slice) => slice.device_ptr(stream).0,
+            CudaStorageSlice::BF16(slice) => slice.device_ptr(stream).0,
+            CudaStorageSlice::F64(slice) => slice.device_ptr(stream).0,
+            CudaStorageSlice::U32(slice) => slice.device_ptr(stream).0,
+            CudaStorageSlice::I64(slice) => slice.device_ptr(stream).0,
+            CudaStorageSlice::U8(slice) => slice.device_ptr(stream).0,
+            _ => return Err(Error::UnsupportedDtype { operation: "CUDA", dtype: storage.dtype() }),
+        };
+        Ok(start_of_storage + (start * tensor.dtype().size_in_bytes()) as u64)
+    }
+
+    /// `tensor` as an argument of a kernel.
+    pub(crate) fn at(&self, tensor: &Tensor) -> Result<Argument> {
+        Ok(Argument::Pointer(self.address(tensor)?))
+    }
+
+    /// An optional tensor as an argument: a null pointer where there is none.
+    pub(crate) fn at_or_none(&self, tensor: Option<&Tensor>) -> Result<Argument> {
+        tensor.map_or(Ok(Argument::NONE), |tensor| self.at(tensor))
+    }
+
+    /// Enqueues the kernel `name` with the suffix of `dtype`: `add` is `add_f32` or `add_bf16`.
+    ///
+    /// # Errors
+    /// As [`Gpu::launch`]; [`Error::UnsupportedDtype`] for other types.
+    pub(crate) fn launch_typed(
+        &self,
+        name: &'static str,
+        dtype: DType,
+        grid: Grid,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        let suffix = match dtype {
+            DType::F32 => "f32",
+            DType::BF16 => "bf16",
+            _ => return Err(Error::UnsupportedDtype { operation: name, dtype }),
+        };
+        self.launch(&format!("{name}_{suffix}"), grid, arguments)
+    }
+
+    /// Enqueues the kernel `name` of `cuda/*.cu`. Its arguments must be those it declares, in order and kind; tensors must
+    /// be alive now, and may be dropped afterwards (memory is freed in the order of the stream).
+    ///
+    /// # Errors
+    /// Failures of the driver, with the name of the kernel.
+    pub(crate) fn launch(&self, name: &str, grid: Grid, arguments: &[Argument]) -> Result<()> {
+        let function = self.function(name, grid.shared)?;
+        let mut values = arguments.to_vec();
+        let mut addresses: Vec<_> = values.iter_mut().map(Argument::address).collect();
+        let stream = self.context.stream.cu_stream();
+        // SAFETY: the addresses point to `values`, which outlive the call; each kernel is started in one place, with the
+        // arguments it declares.
+        let launched = unsafe {
+            result::launch_kernel(function, grid.blocks, grid.threads, grid.shared, stream, &mut addresses)
+        };
+        launched.map_err(|error| failure(Launch { kernel: name.to_owned(), grid, error }))
+    }
+
+    /// The kernel called `name`, allowed to use `shared` bytes of dynamic shared memory.
+    fn function(&self, name: &str, shared: u32) -> Result<CUfunction> {
+        let known = self.context.functions.borrow().get(name).copied();
+        let (function, allowed) = match known {
+            Some(entry) => entry,
+            None => (self.context.find(name)?, SHARED_WITHOUT_PERMISSION),
+        };
+        let allowed = if shared > allowed { self.context.permit(function)? } else { allowed };
+        self.context.functions.borrow_mut().insert(name.to_owned(), (function, allowed));
+        Ok(function)
+    }
+}
+
+impl Context {
+    fn new(device: &Device, cuda: &CudaDevice) -> Result<Self> {
+        // SAFETY: everything this crate enqueues goes to one stream per thread, and tensors stay on the thread that made
+        // them, so candle needs no events to order uses of a tensor.
+        unsafe { cuda.disable_event_tracking() };
+        let stream = cuda.cuda_stream();
+        keep_freed_memory(&stream)?;
+        // SAFETY: as in `Gpu::empty`; nothing reads the workspace before something wrote it.
+        let workspace = unsafe { Tensor::empty(WORKSPACE_BYTES, DType::U8, device) }?;
+        let blas = cublas::result::create_handle().map_err(failure)?;
+        // SAFETY: the handle was just made and the stream lives as long as the context.
+        unsafe { cublas::result::set_stream(blas, stream.cu_stream().cast()) }.map_err(failure)?;
+        let lt = cublaslt::result::create_handle().map_err(failure)?;
+        Ok(Self {
+            stream,
+            modules: RefCell::default(),
+            functions: RefCell::default(),
+            blas,
+            lt,
+            plans: RefCell::default(),
+            workspace,
+        })
+    }
+
+    /// Looks for a kernel in all modules, which are loaded when they are first asked.
+    fn find(&self, name: &str) -> Result<CUfunction> {
+        let mut last = None;
+        for (module_name, code) in MODULES {
+            let module = self.module(module_name, code)?;
+            let symbol = CString::new(name).expect("names of kernels hold no NUL");
+            // SAFETY: the module was loaded and is never unloaded.
+            match unsafe { result::module::get_function(module, symbol) } {
+                Ok(function) => return Ok(function),
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) => Err(failure(error)),
+            None => Err(candle_core::Error::Msg("this build has no CUDA kernels".to_owned()).into()),
+        }
+    }
+
+    fn module(&self, name: &'static str, code: &'static [u8]) -> Result<CUmodule> {
+        if let Some(module) = self.modules.borrow().get(name) {
+            return Ok(*module);
+        }
+        self.stream.context().bind_to_thread().map_err(failure)?;
+        // SAFETY: the image is what nvcc wrote when this crate was built.
+        let module = unsafe { result::module::load_data(code.as_ptr().cast()) }.map_err(failure)?;
+        self.modules.borrow_mut().insert(name, module);
+        Ok(module)
+    }
+
+    /// Allows a kernel to use as much shared memory as the GPU has for one block.
+    fn permit(&self, function: CUfunction) -> Result<u32> {
+        use candle_core::cuda_backend::cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
+        let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let most = self.stream.context().attribute(most).map_err(failure)?;
+        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function belongs to a loaded module.
+        unsafe { result::function::set_function_attribute(function, attribute, most) }.map_err(failure)?;
+        Ok(most.cast_unsigned())
+    }
+}
+
+/// Lets the driver keep memory that was freed, instead of giving it back to the system whenever somebody waits.
+fn keep_freed_memory(stream: &CudaStream) -> Result<()> {
+    use candle_core::cuda_backend::cudarc::driver::sys::{self, CUmemPool_attribute};
+    if !stream.context().has_async_alloc() {
+        return Ok(());
+    }
+    let mut pool = std::ptr::null_mut();
+    let mut threshold = u64::MAX;
+    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: both calls write to or read from locals of the type that the driver documents for them.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device())
+            .result()
+            .map_err(failure)?;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().map_err(failure)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: the handles were made by `new` and are used by nobody else. Failures at the end of a thread, when the
+        // driver may be gone already, change nothing.
+        unsafe {
+            let _ = cublas::result::destroy_handle(self.blas);
+            let _ = cublaslt::result::destroy_handle(self.lt);
+        }
+    }
+}
+
+/// A kernel that could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("kernel {kernel} with {grid:?}: {error}")]
+struct Launch {
+    kernel: String,
+    grid: Grid,
+    error: candle_core::cuda_backend::cudarc::driver::DriverError,
+}

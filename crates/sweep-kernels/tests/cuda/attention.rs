@@ -1,0 +1,1 @@
+//! Attention, windows and patch merging.

@@ -1,0 +1,1 @@
+//! Convolutions, batch norm and pools.

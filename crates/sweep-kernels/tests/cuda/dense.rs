@@ -1,0 +1,1 @@
+//! Linear layers, activations, layer norm, tokens and residual connections.

@@ -1,0 +1,1 @@
+//! What begins a network: normalisation and patch embedding.

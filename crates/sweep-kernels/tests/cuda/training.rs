@@ -1,0 +1,1 @@
+//! Losses, optimizer steps, moving averages and gradient norms.
