@@ -6,6 +6,7 @@
 
 mod chaos;
 mod console;
+mod gpu_check;
 #[cfg(test)]
 mod no_files;
 mod program;
@@ -38,12 +39,14 @@ enum Command {
     Chaos(chaos::Arguments),
     /// Run one sweep with two schedulers at once; every run must be started exactly once.
     TwoSchedulers(two_schedulers::Arguments),
+    /// Check everything that needs a GPU, and time it.
+    GpuCheck(gpu_check::Arguments),
     /// Run a grid on a real Slurm and kill controllers, nodes and tasks; the results must not show it.
     SlurmChaos(slurm_chaos::Arguments),
 }
 
 fn main() -> ExitCode {
-    match carry_out(Cli::parse()) {
+    match carry_out(&Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -54,12 +57,16 @@ fn main() -> ExitCode {
 }
 
 /// Returns whether everything held.
-fn carry_out(cli: Cli) -> Result<bool> {
-    let program = Program::find(cli.sweep.as_deref())?;
-    console::say(&format!("program: {}", program.path().display()));
-    match cli.command {
-        Command::Chaos(arguments) => chaos::run(&program, &arguments),
-        Command::TwoSchedulers(arguments) => two_schedulers::run(&program, &arguments),
-        Command::SlurmChaos(arguments) => slurm_chaos::run(&program, &arguments),
+fn carry_out(cli: &Cli) -> Result<bool> {
+    let program = || {
+        let program = Program::find(cli.sweep.as_deref())?;
+        console::say(&format!("program: {}", program.path().display()));
+        Ok::<_, anyhow::Error>(program)
+    };
+    match &cli.command {
+        Command::Chaos(arguments) => chaos::run(&program()?, arguments),
+        Command::TwoSchedulers(arguments) => two_schedulers::run(&program()?, arguments),
+        Command::GpuCheck(arguments) => gpu_check::run(arguments),
+        Command::SlurmChaos(arguments) => slurm_chaos::run(&program()?, arguments),
     }
 }
