@@ -2,10 +2,11 @@
 //!
 //! `cargo xtask chaos` kills a grid until it has proved that nothing is lost, nothing runs twice and the bits are the same;
 //! `cargo xtask two-schedulers` lets two schedulers share one home folder; `cargo xtask slurm-chaos` does to a grid on Slurm
-//! what clusters do.
+//! what clusters do; `cargo xtask gpu-check` shows what only a GPU can show; `cargo xtask emulate -- COMMAND` runs a command on an emulated CUDA device.
 
 mod chaos;
 mod console;
+mod emulate;
 mod gpu_check;
 #[cfg(test)]
 mod no_files;
@@ -13,7 +14,7 @@ mod program;
 mod slurm_chaos;
 mod two_schedulers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -43,10 +44,12 @@ enum Command {
     GpuCheck(gpu_check::Arguments),
     /// Run a grid on a real Slurm and kill controllers, nodes and tasks; the results must not show it.
     SlurmChaos(slurm_chaos::Arguments),
+    /// Run a command on an emulated CUDA device: a build with `--features cuda` then executes the kernels on the CPU.
+    Emulate(emulate::Arguments),
 }
 
 fn main() -> ExitCode {
-    match carry_out(&Cli::parse()) {
+    match carry_out(Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -57,16 +60,20 @@ fn main() -> ExitCode {
 }
 
 /// Returns whether everything held.
-fn carry_out(cli: &Cli) -> Result<bool> {
-    let program = || {
-        let program = Program::find(cli.sweep.as_deref())?;
-        console::say(&format!("program: {}", program.path().display()));
-        Ok::<_, anyhow::Error>(program)
-    };
-    match &cli.command {
-        Command::Chaos(arguments) => chaos::run(&program()?, arguments),
-        Command::TwoSchedulers(arguments) => two_schedulers::run(&program()?, arguments),
-        Command::GpuCheck(arguments) => gpu_check::run(arguments),
-        Command::SlurmChaos(arguments) => slurm_chaos::run(&program()?, arguments),
+fn carry_out(cli: Cli) -> Result<bool> {
+    let told = cli.sweep.as_deref();
+    match cli.command {
+        Command::Chaos(arguments) => chaos::run(&find_program(told)?, &arguments),
+        Command::TwoSchedulers(arguments) => two_schedulers::run(&find_program(told)?, &arguments),
+        Command::GpuCheck(arguments) => gpu_check::run(&arguments),
+        Command::SlurmChaos(arguments) => slurm_chaos::run(&find_program(told)?, &arguments),
+        Command::Emulate(arguments) => emulate::run(&arguments),
     }
+}
+
+/// Finds the program to be tried and says which it is.
+fn find_program(told: Option<&Path>) -> Result<Program> {
+    let program = Program::find(told)?;
+    console::say(&format!("program: {}", program.path().display()));
+    Ok(program)
 }
