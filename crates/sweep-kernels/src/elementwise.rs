@@ -97,15 +97,21 @@ pub(crate) fn map<T: Element>(a: &Tensor, map: impl Fn(T) -> T + Sync) -> Result
     tensor(y, a.shape())
 }
 
-/// `a + b` for tensors of one shape.
-pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// `a + b` for tensors of one shape and dtype, on any device.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     with_element!(
         "add", a, T => zip_map::<T>(a, b, #[inline(always)] |a, b| a + b), cuda => crate::cuda::add(a, b)
     )
 }
 
-/// `factor * a`.
-pub(crate) fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
+/// `factor * a`, on any device. `factor` is rounded to the dtype that the device computes in.
+///
+/// # Errors
+/// Failures of the device.
+pub fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
     with_element!("scale", a, T => {
         let factor = <T as candle_core::WithDType>::from_f64(factor);
         map::<T>(a, #[inline(always)] |a| a * factor)

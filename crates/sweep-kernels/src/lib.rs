@@ -58,6 +58,7 @@ pub use clipping::clip_norm;
 pub use convolution::Convolution;
 pub use depthwise::DepthwiseConvolution;
 pub use divergence::{Divergence, kullback_leibler};
+pub use elementwise::{add, scale};
 pub use error::{Error, Result};
 pub use image::{Normalize, PatchEmbedding};
 pub use layer::{Branches, Chain, Classifier, Layer, Residual};
