@@ -115,7 +115,7 @@ void BlockRunner::start_next() {
         if (fresh_strands_ == strands_.size()) {
             strands_.push_back(std::make_unique<Strand>());
             strands_.back()->runner = this;
-            strands_.back()->stack = map_stack();
+            strands_.back()->stack = map_stack(fresh_strands_);
         }
         Strand* fresh = strands_[fresh_strands_++].get();
         fresh->context = make_context(fresh->stack, &BlockRunner::strand_main, fresh);
