@@ -192,6 +192,13 @@ cublasStatus check(Call& call) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
+// Ends the process when an operand reaches beyond the memory it lies in.
+void check_reach(const char* operand, const void* data, const Layout& layout, Element type) {
+    long long elements = (layout.batch - 1) * layout.batch_stride + (static_cast<long long>(layout.rows) - 1) * layout.row_step() +
+                         (static_cast<long long>(layout.columns) - 1) * layout.column_step() + 1;
+    if (!is_device_memory(data, static_cast<size_t>(elements) * size_of(type))) fail("cublasLtMatmul: operand %s (%llu x %llu, leading dimension %lld) reaches beyond its memory", operand, layout.rows, layout.columns, layout.ld);
+}
+
 cublasStatus check_pointers(const Call& call) {
     bool needs_bias = call.has(EPILOGUE_BIAS | EPILOGUE_BGRAD | EPILOGUE_BGRADA | EPILOGUE_BGRADB), needs_aux = call.has(EPILOGUE_AUX | EPILOGUE_DGELU);
     if (needs_bias && call.description.bias == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
@@ -311,6 +318,9 @@ CUDA_API cublasStatus cublasLtMatmul(void* handle, const Description* descriptio
     call.alpha = doubles ? *static_cast<const double*>(alpha) : *static_cast<const float*>(alpha);
     call.beta = doubles ? *static_cast<const double*>(beta) : *static_cast<const float*>(beta);
     if (call.beta != 0 && c == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+    check_reach("A", a, call.a_layout, call.a_type);
+    check_reach("B", b, call.b_layout, call.b_type);
+    check_reach("D", d, call.d_layout, call.d_type);
     submit(stream, "cublasLtMatmul", [=] { doubles ? run<double>(call) : run<float>(call); });
     return CUBLAS_STATUS_SUCCESS;
 }

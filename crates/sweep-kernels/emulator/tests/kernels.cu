@@ -72,6 +72,14 @@ extern "C" __global__ void test_fresh_shared(int* out, unsigned n) {
     for (unsigned i = threadIdx.x; i < n; i += blockDim.x) out[i] = isnan(values[i]);
 }
 
+// So are `__shared__` variables when a launch begins.
+extern "C" __global__ void test_fresh_variable(int* out) {
+    __shared__ float values[64];
+    out[threadIdx.x] = isnan(values[threadIdx.x]);
+    __syncthreads();
+    values[threadIdx.x] = 0.0f;
+}
+
 // Positions of a three-dimensional launch: out[linear thread of the grid] = a number made of all coordinates.
 extern "C" __global__ void test_positions(unsigned* out) {
     unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;

@@ -233,6 +233,11 @@ void test_shared_memory() {
     MUST(launch("test_fresh_shared", {1}, {128}, count * 4, fresh.address, count));
     auto out = fresh.read();
     check(std::count(out.begin(), out.end(), 1) == 4096, "fresh dynamic shared memory is NaN");
+    for (int time = 0; time < 2; ++time) {
+        MUST(launch("test_fresh_variable", {1}, {64}, 0, fresh.address));
+        out = fresh.read();
+        check(std::count(out.begin(), out.begin() + 64, 1) == 64, "shared variables are NaN when a launch begins");
+    }
     void* kernel = function("test_fresh_shared");
     Pointer address = fresh.address;
     void* parameters[] = {&address, &count};
@@ -488,6 +493,13 @@ void test_deaths() {
               launch("test_overrun", {1}, {1}, 0, address, 0u);
               cuCtxSynchronize();
           }, "freed device memory"), "a write to freed memory ends the process");
+    check(dies([] {
+              Buffer<float> data(std::vector<float>(16));
+              void* handle;
+              float one = 1, zero = 0;
+              cublasCreate_v2(&handle);
+              cublasGemmStridedBatchedEx(handle, 0, 0, 4, 4, 5, &one, data.get(), F32, 4, 0, data.get(), F32, 4, 0, &zero, data.get(), F32, 4, 0, 1, 68, -1);
+          }, "operand A (4 x 5, leading dimension 4) reaches beyond its memory"), "a product that reads past an operand ends the process");
     check(dies([] {
               launch("no_such_kernel", {1}, {1}, 0);
           }, "`no_such_kernel`"), "launching an unknown kernel ends the process");
