@@ -51,6 +51,20 @@ cublasStatus check(const Product& p, Element a, Element b, Element c) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
+// Ends the process when an operand reaches beyond the memory it lies in. `rows` and `columns` are those in memory.
+void check_reach(const char* name, const char* operand, const void* data, Element type, long long rows, long long columns, long long ld, long long stride, long long batch) {
+    if (rows == 0 || columns == 0) return;
+    long long elements = (batch - 1) * stride + (columns - 1) * ld + rows;
+    if (!is_device_memory(data, static_cast<size_t>(elements) * size_of(type))) fail("%s: operand %s (%lld x %lld, leading dimension %lld) reaches beyond its memory", name, operand, rows, columns, ld);
+}
+
+void check_reaches(const char* name, const Product& p, Element a, Element b, Element c) {
+    bool plain_a = p.transpose_a == OP_N, plain_b = p.transpose_b == OP_N;
+    check_reach(name, "A", p.a, a, plain_a ? p.m : p.k, plain_a ? p.k : p.m, p.lda, p.stride_a, p.batch);
+    check_reach(name, "B", p.b, b, plain_b ? p.k : p.n, plain_b ? p.n : p.k, p.ldb, p.stride_b, p.batch);
+    check_reach(name, "C", p.c, c, p.m, p.n, p.ldc, p.stride_c, p.batch);
+}
+
 // Row-major (column of the result by row of the result): the transposed product, so that writing goes along the columns.
 template <typename Real>
 void run(const Product& p, Element type_a, Element type_b, Element type_c, Real alpha, Real beta, bool tf32) {
@@ -87,6 +101,7 @@ cublasStatus submit_product(void* handle, const char* name, const Product& p) {
     if (own.pointer_mode != POINTER_MODE_HOST) return CUBLAS_STATUS_NOT_SUPPORTED;
     cublasStatus status = check(p, a, b, c);
     if (status != CUBLAS_STATUS_SUCCESS || p.m == 0 || p.n == 0 || p.batch == 0) return status;
+    check_reaches(name, p, a, b, c);
     if (is_double(p.compute_type)) {
         double alpha = *static_cast<const double*>(p.alpha), beta = *static_cast<const double*>(p.beta);
         submit(own.stream, name, [=] { run<double>(p, a, b, c, alpha, beta, false); });

@@ -100,30 +100,35 @@ void BlockRunner::run(Index3 block) {
     coordinates.block_size = block_size_;
     coordinates.grid_size = grid_;
     while (exited_ < total_) {
-        if (has_ready()) {
-            resume(take_ready());
-        } else if (next_start_ < total_) {
-            start_next();
-        } else {
-            report_deadlock();
-        }
+        running_ = next_strand();
+        if (running_ == nullptr) report_deadlock();
+        switch_context(&scheduler_, running_->context);
     }
 }
 
-void BlockRunner::start_next() {
-    if (idle_.empty()) {
-        if (fresh_strands_ == strands_.size()) {
-            strands_.push_back(std::make_unique<Strand>());
-            strands_.back()->runner = this;
-            strands_.back()->stack = map_stack();
-        }
-        Strand* fresh = strands_[fresh_strands_++].get();
-        fresh->context = make_context(fresh->stack, &BlockRunner::strand_main, fresh);
-        idle_.push_back(fresh);
+// Whose turn it is: the fiber of a thread that can go on, or one that will start the next thread; null when there is neither.
+Strand* BlockRunner::next_strand() {
+    if (has_ready()) {
+        unsigned thread = take_ready();
+        place(thread);
+        return strand_of_[thread];
     }
-    running_ = idle_.back();
+    if (next_start_ == total_) return nullptr;
+    if (idle_.empty()) add_strand();
+    Strand* strand = idle_.back();
     idle_.pop_back();
-    switch_context(&scheduler_, running_->context);
+    return strand;
+}
+
+void BlockRunner::add_strand() {
+    if (fresh_strands_ == strands_.size()) {
+        strands_.push_back(std::make_unique<Strand>());
+        strands_.back()->runner = this;
+        strands_.back()->stack = map_stack(fresh_strands_);
+    }
+    Strand* strand = strands_[fresh_strands_++].get();
+    strand->context = make_context(strand->stack, &BlockRunner::strand_main, strand);
+    idle_.push_back(strand);
 }
 
 void BlockRunner::strand_main(void* argument) {
@@ -156,15 +161,13 @@ void BlockRunner::place(unsigned thread) {
     coordinates.thread.z = thread / (block_size_.x * block_size_.y);
 }
 
+// Goes on with another thread; straight to its fiber where there is one, for each switch costs a mispredicted jump.
 void BlockRunner::suspend() {
-    Strand* strand = running_;
-    switch_context(&strand->context, scheduler_);
-}
-
-void BlockRunner::resume(unsigned thread) {
-    running_ = strand_of_[thread];
-    place(thread);
-    switch_context(&scheduler_, running_->context);
+    Strand* self = running_;
+    Strand* next = next_strand();
+    if (next == self) return;
+    running_ = next;
+    switch_context(&self->context, next == nullptr ? scheduler_ : next->context);
 }
 
 void BlockRunner::make_ready(unsigned thread) { ready_.push_back(thread); }

@@ -60,8 +60,8 @@ class BlockRunner {
     void shuffle_starts();
     void run_one(Strand& strand);
     void suspend();
-    void resume(unsigned thread);
-    void start_next();
+    Strand* next_strand();
+    void add_strand();
     void exit_thread(unsigned thread);
     bool complete_warp(unsigned warp, unsigned mask, unsigned self);
     void complete_waiting_groups(unsigned warp);

@@ -75,22 +75,24 @@ library() {
     fi; } > "$stubs.c"
   gcc -O1 -fPIC -fno-builtin -w -c "$stubs.c" -o "$stubs.o"
   local needs=()
-  [ "$link" = cuda ] || needs=(-Wl,--no-as-needed -L "$out/lib" -l:libcuda.so.1)
+  # NVML is asked in processes that have no driver, and looks for it only when it is there.
+  [ "$link" = cuda ] || [ "$link" = nvidia-ml ] || needs=(-Wl,--no-as-needed -L "$out/lib" -l:libcuda.so.1)
   g++ -shared -pthread -Wl,-soname,"$soname" -Wl,-z,defs -Wl,-rpath,'$ORIGIN' -o "$target.tmp" "${units[@]}" "$stubs.o" "${needs[@]}" -ldl
   mv "$target.tmp" "$target"
   ln -sfn "$soname" "$out/lib/lib$link.so"
 }
 
-units=(block driver driver_launch driver_memory execute fiber memory stream gemm blas curand)
+units=(block driver driver_launch driver_memory execute fiber memory stream gemm blas blaslt dnn curand nvml)
 for unit in "${units[@]}"; do start compile_unit "$unit"; done
 finish
 library driver   libcuda.so.1      cuda     cu     block driver driver_launch driver_memory execute fiber memory stream
 library cublas   libcublas.so.13   cublas   cublas gemm blas
-library cublaslt libcublasLt.so.13 cublasLt cublas
-library cudnn    libcudnn.so.9     cudnn    cudnn
+library cublaslt libcublasLt.so.13 cublasLt cublas gemm blaslt
+library cudnn    libcudnn.so.9     cudnn    cudnn  gemm dnn
 library curand   libcurand.so.10   curand   curand curand
 library nvrtc    libnvrtc.so.13    nvrtc    nvrtc
 library none     libcudart.so.13   cudart   none
+library none     libnvidia-ml.so.1 nvidia-ml none  nvml
 
 # ---- Kernels: compiled once to find them, and once more with the unit that registers them ----
 

@@ -11,14 +11,14 @@
 
 namespace emulated {
 
-void* map_stack() {
-    constexpr size_t guard = 4096;
-    void* base = mmap(nullptr, guard + STACK_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED || mprotect(static_cast<char*>(base) + guard, STACK_BYTES, PROT_READ | PROT_WRITE) != 0) {
+void* map_stack(size_t index) {
+    constexpr size_t page = 4096, colors = 16;
+    void* base = mmap(nullptr, 2 * page + STACK_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED || mprotect(static_cast<char*>(base) + page, page + STACK_BYTES, PROT_READ | PROT_WRITE) != 0) {
         std::fprintf(stderr, "emulated device: no memory for the stack of a CUDA thread\n");
         std::abort();
     }
-    return static_cast<char*>(base) + guard;
+    return static_cast<char*>(base) + page + index % colors * (page / colors);
 }
 
 #if defined(__x86_64__)
