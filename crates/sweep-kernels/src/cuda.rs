@@ -9,13 +9,17 @@
 //! deterministic algorithms. They differ from the CPU's by rounding.
 
 mod arguments;
+mod channels;
 mod context;
+mod dnn;
 mod operations;
 mod product;
 mod staging;
 
 pub(crate) use arguments::{Argument, Grid};
+pub(crate) use channels::ChannelGrid;
 pub(crate) use context::{Gpu, failure};
+pub(crate) use dnn::{ConvolutionSizes, Pass, Plan, plan};
 pub(crate) use operations::{add, column_sums, convert, scale, sum_of_squares};
 pub(crate) use product::{Matrix, Product};
 pub(crate) use staging::Staging;
