@@ -12,8 +12,10 @@ mod arguments;
 mod context;
 mod operations;
 mod product;
+mod table;
 
 pub(crate) use arguments::{Argument, Grid};
 pub(crate) use context::{Gpu, failure};
-pub(crate) use operations::{add, column_sums, convert, scale, sum_of_squares};
+pub(crate) use operations::{add, column_sums, convert, scale};
 pub(crate) use product::{Matrix, Product};
+pub(crate) use table::{Table, scale_all, sum_of_squares};

@@ -72,7 +72,7 @@ pub(crate) fn trades(
     let clean_gradient =
         (gradient.affine(into.weight, 0.0)? + divergence.clean_gradient.affine(of_divergence, 0.0)?)?;
     model.backward(clean_gradient, clean_tape, into.gradients)?;
-    let loss = sum(&losses)? + beta * divergence.losses.iter().sum::<f64>();
+    let loss = sum(&losses)? + beta * sum(&divergence.losses)?;
     Ok(Contribution { loss, correct: count_correct(&logits, labels)?, statistics })
 }
 
