@@ -110,7 +110,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// `factor * a`, on any device. `factor` is rounded to the dtype that the device computes in.
 ///
 /// # Errors
-/// Failures of the device.
+/// [`Error::UnsupportedDtype`] for numbers that are not floating-point ones.
 pub fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
     with_element!("scale", a, T => {
         let factor = <T as candle_core::WithDType>::from_f64(factor);
@@ -120,7 +120,7 @@ pub fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
 
 /// The sum of the squares of all elements, in f64.
 pub(crate) fn sum_of_squares(a: &Tensor) -> Result<f64> {
-    with_element!("sum of squares", a, T => sum_of_squares_typed::<T>(a), cuda => crate::cuda::sum_of_squares(a))
+    with_element!("sum of squares", a, T => sum_of_squares_typed::<T>(a), cuda => crate::cuda::sum_of_squares([a]))
 }
 
 fn sum_of_squares_typed<T: Element>(a: &Tensor) -> Result<f64> {

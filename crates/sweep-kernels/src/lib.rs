@@ -65,9 +65,11 @@ pub use image::{Normalize, PatchEmbedding};
 pub use layer::{Branches, Chain, Classifier, Layer, Residual};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
-pub use loss::{CrossEntropy, cross_entropy, mean_cross_entropy};
+pub use loss::{CrossEntropy, Labels, cross_entropy, cross_entropy_of, mean_cross_entropy};
 pub use optimizer::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
-pub use parameters::{Compute, Gradients, ParameterId, Parameters};
+pub use parameters::{
+    Compute, Gradients, ParameterId, Parameters, activations_to_full, full_to_activations,
+};
 pub use pool::{MaxPool, MeanPool, PatchMerging};
 pub use scale::LayerScale;
 pub use stochastic::StochasticDepth;

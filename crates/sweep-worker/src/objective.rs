@@ -74,7 +74,7 @@ pub(crate) fn trades(
     let clean_gradient =
         add(&scale(&gradient, into.weight)?, &scale(&divergence.clean_gradient, of_divergence)?)?;
     model.backward(clean_gradient, clean_tape, into.gradients)?;
-    let loss = sum(&losses)? + beta * divergence.losses.iter().sum::<f64>();
+    let loss = sum(&losses)? + beta * sum(&divergence.losses)?;
     Ok(Contribution { loss, correct: count_correct(&logits, labels)?, statistics })
 }
 
