@@ -26,8 +26,8 @@ CUresult allocate(CUdeviceptr* address, size_t bytes) {
     return CUDA_SUCCESS;
 }
 
-// Device code can reach device memory and page-locked host memory.
-bool reachable(CUdeviceptr address, size_t bytes) { return is_device_memory(at(address), bytes); }
+// Device code can reach device memory and page-locked host memory; no bytes are reached anywhere.
+bool reachable(CUdeviceptr address, size_t bytes) { return bytes == 0 || is_device_memory(at(address), bytes); }
 
 CUresult submit_copy(CUstream handle, const char* name, void* to, const void* from, size_t bytes) {
     Stream* stream = find_stream(handle);
@@ -63,8 +63,11 @@ CUresult submit_fill(CUstream handle, const char* name, CUdeviceptr address, Val
 
 CUDA_API CUresult cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) { return allocate(address, bytes); }
 CUDA_API CUresult cuMemAllocManaged(CUdeviceptr* address, size_t bytes, unsigned) { return allocate(address, bytes); }
+// No bytes are an error to the synchronous call; this one gives the null address, which cudarc and candle rely on.
 CUDA_API CUresult cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream stream) {
-    return find_stream(stream) == nullptr ? CUDA_ERROR_INVALID_HANDLE : allocate(address, bytes);
+    if (find_stream(stream) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    *address = 0;
+    return bytes == 0 ? CUDA_SUCCESS : allocate(address, bytes);
 }
 CUDA_API CUresult cuMemAllocFromPoolAsync(CUdeviceptr* address, size_t bytes, void*, CUstream stream) {
     return cuMemAllocAsync(address, bytes, stream);

@@ -47,7 +47,8 @@ fn in_environment(out: &Path, command: &[OsString]) -> Command {
 }
 
 fn succeeds(command: &mut Command) -> Result<bool> {
-    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    let status =
+        command.status().with_context(|| format!("cannot start {}", command.get_program().display()))?;
     Ok(status.success())
 }
 

@@ -498,7 +498,7 @@ void test_deaths() {
               void* handle;
               float one = 1, zero = 0;
               cublasCreate_v2(&handle);
-              cublasGemmStridedBatchedEx(handle, 0, 0, 4, 4, 5, &one, data.get(), F32, 4, 0, data.get(), F32, 4, 0, &zero, data.get(), F32, 4, 0, 1, 68, -1);
+              cublasGemmStridedBatchedEx(handle, 0, 0, 4, 4, 5, &one, data.get(), F32, 4, 0, data.get(), F32, 5, 0, &zero, data.get(), F32, 4, 0, 1, 68, -1);
           }, "operand A (4 x 5, leading dimension 4) reaches beyond its memory"), "a product that reads past an operand ends the process");
     check(dies([] {
               launch("no_such_kernel", {1}, {1}, 0);
