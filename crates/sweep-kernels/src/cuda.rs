@@ -9,11 +9,13 @@
 //! deterministic algorithms. They differ from the CPU's by rounding.
 
 mod arguments;
+mod columns;
 mod context;
 mod operations;
 mod product;
 
 pub(crate) use arguments::{Argument, Grid};
+pub(crate) use columns::{Columns, MOST_BLOCKS_DOWN, Samples, column_sums, is_packed, strided_column_sums};
 pub(crate) use context::{Gpu, failure};
-pub(crate) use operations::{add, column_sums, convert, scale, sum_of_squares};
+pub(crate) use operations::{add, convert, scale, sum_of_squares};
 pub(crate) use product::{Matrix, Product};
