@@ -72,3 +72,5 @@ pub use stochastic::StochasticDepth;
 pub use tape::{BatchStatistics, Mode, Noise, StatisticsIds, Tape};
 pub use tokens::{ClassTokenAndPositions, SelectToken};
 pub use windows::{WindowMerge, WindowPartition, Windows};
+#[cfg(feature = "cuda")]
+pub use cuda::attack as attack_steps;
