@@ -35,20 +35,6 @@ __device__ void scale(const T* a, T* y, float factor, Size n) {
 KERNEL scale_f32(const float* a, float* y, float factor, Size n) { scale(a, y, factor, n); }
 KERNEL scale_bf16(const bf16* a, bf16* y, float factor, Size n) { scale(a, y, factor, n); }
 
-// total[0] += sum of squares of a, in double precision; one block, so that the order is fixed. Reads n elements.
-KERNEL sum_of_squares_f32(const float* a, double* total, Size n) {
-    __shared__ double parts[1024];
-    double sum = 0.0;
-    for (Size i = threadIdx.x; i < n; i += blockDim.x) sum += static_cast<double>(a[i]) * a[i];
-    parts[threadIdx.x] = sum;
-    __syncthreads();
-    for (int width = blockDim.x / 2; width > 0; width /= 2) {
-        if (threadIdx.x < width) parts[threadIdx.x] += parts[threadIdx.x + width];
-        __syncthreads();
-    }
-    if (threadIdx.x == 0) *total += parts[0];
-}
-
 // The sums over the rows of a (rows, columns) matrix. A block of 32 x 8 threads sums 32 columns over the rows
 // `blockIdx.y * rows_per_block ..`; with several blocks per column `partial` has one row of sums for each, which a second
 // launch adds up. Reads rows * columns elements.

@@ -6,7 +6,10 @@ use rayon::prelude::*;
 use crate::element::Element;
 use crate::host::{Host, overwrite, with_element};
 use crate::native::{CHUNK, vectorized};
-use crate::{Error, Parameters, Result};
+use crate::{Error, ParameterId, Parameters, Result};
+
+#[cfg(feature = "cuda")]
+mod cuda;
 
 /// Moves `average` towards `current`: `average = decay · average + (1 - decay) · current`, as timm's `ModelEmaV3` with a
 /// constant decay.
@@ -20,19 +23,38 @@ pub fn move_average(average: &mut Parameters, current: &Parameters, decay: f64) 
     if !(0.0..=1.0).contains(&decay) {
         return Err(Error::Setting { name: "decay", value: decay, expected: "a number in [0, 1]" });
     }
-    let mut counters = Vec::new();
+    let (mut averaged, mut counters) = (Vec::new(), Vec::new());
     for ((id, name, mean), (_, other, value)) in average.iter().zip(current.iter()) {
         if name != other || mean.dims() != value.dims() {
             let expected = format!("`{name}` of shape {:?}, not `{other}`", mean.dims());
             return Err(Error::Shape { operation: "move_average", got: value.dims().to_vec(), expected });
         }
         if mean.dtype().is_float() {
-            with_element!("move_average", mean, T => interpolate::<T>(mean, value, decay))?;
+            averaged.push(id);
         } else {
             counters.push((id, value.clone()));
         }
     }
+    interpolate_all(average, current, &averaged, decay)?;
     counters.into_iter().try_for_each(|(id, value)| average.set(id, value))
+}
+
+/// Moves the parameters `ids`.
+fn interpolate_all(
+    average: &mut Parameters,
+    current: &Parameters,
+    ids: &[ParameterId],
+    decay: f64,
+) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = average.gpu()? {
+        return cuda::interpolate_all(&gpu, average, current, ids, decay);
+    }
+    for id in ids {
+        let (mean, value) = (average.get(*id), current.get(*id));
+        with_element!("move_average", mean, T => interpolate::<T>(mean, value, decay))?;
+    }
+    Ok(())
 }
 
 /// The two forms are PyTorch's `lerp`, each exact at its end of the range.

@@ -10,11 +10,19 @@
 
 mod arguments;
 pub mod attack;
+mod channels;
 mod context;
+mod dnn;
 mod operations;
 mod product;
+mod staging;
+mod table;
 
 pub(crate) use arguments::{Argument, Grid};
+pub(crate) use channels::ChannelGrid;
 pub(crate) use context::{Gpu, failure};
-pub(crate) use operations::{add, column_sums, convert, scale, sum_of_squares};
+pub(crate) use dnn::{ConvolutionSizes, Pass, Plan, plan};
+pub(crate) use operations::{add, column_sums, convert, scale};
 pub(crate) use product::{Matrix, Product};
+pub(crate) use staging::Staging;
+pub(crate) use table::{Table, scale_all, sum_of_squares};

@@ -1,6 +1,6 @@
 //! How far the predictions for perturbed images are from those for clean ones.
 
-use candle_core::{Tensor, WithDType};
+use candle_core::{Device, Tensor, WithDType};
 
 use crate::element::Element;
 use crate::host::{Host, tensor, with_element};
@@ -9,8 +9,8 @@ use crate::{Error, Result};
 /// The divergence of each sample of a batch.
 #[derive(Clone, Debug)]
 pub struct Divergence {
-    /// KL(p ‖ q) of each sample (N), never negative but for rounding.
-    pub losses: Vec<f64>,
+    /// KL(p ‖ q) of each sample (N) in F64, never negative but for rounding.
+    pub losses: Tensor,
     /// The gradient (N, classes) of the **sum** of the divergences with respect to the clean logits.
     pub clean_gradient: Tensor,
     /// The gradient (N, classes) of the **sum** of the divergences with respect to the perturbed logits.
@@ -22,7 +22,7 @@ pub struct Divergence {
 /// into both, as here.
 ///
 /// Both logits are (N, classes) of one dtype, not empty. Computed in f64 and rounded once: equal logits have divergence 0
-/// and gradients 0, exactly.
+/// and gradients 0, exactly. On a GPU the gradients are F32, and nothing waits for it.
 ///
 /// # Errors
 /// [`Error::Shape`] or [`Error::UnsupportedDtype`] if they differ in shape or dtype.
@@ -38,7 +38,10 @@ pub fn kullback_leibler(clean: &Tensor, perturbed: &Tensor) -> Result<Divergence
     if clean.dtype() != perturbed.dtype() {
         return Err(Error::UnsupportedDtype { operation, dtype: perturbed.dtype() });
     }
-    with_element!(operation, clean, T => divergence_typed::<T>(clean, perturbed))
+    with_element!(
+        operation, clean, T => divergence_typed::<T>(clean, perturbed),
+        cuda => crate::loss::cuda::kullback_leibler(clean, perturbed)
+    )
 }
 
 fn divergence_typed<T: Element>(clean: &Tensor, perturbed: &Tensor) -> Result<Divergence> {
@@ -56,7 +59,7 @@ fn divergence_typed<T: Element>(clean: &Tensor, perturbed: &Tensor) -> Result<Di
     }
     let [clean_gradient, perturbed_gradient] = gradients;
     Ok(Divergence {
-        losses,
+        losses: Tensor::new(losses, &Device::Cpu)?,
         clean_gradient: tensor(clean_gradient, clean.shape())?,
         perturbed_gradient: tensor(perturbed_gradient, clean.shape())?,
     })
@@ -72,7 +75,7 @@ fn log_softmax<T: Element>(logits: &[T]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     use super::*;
 
@@ -83,8 +86,12 @@ mod tests {
     const CLEAN: [f64; 6] = [0.3, -1.2, 2.0, 30.0, 29.0, -40.0];
     const PERTURBED: [f64; 6] = [-0.4, 0.9, 1.1, 28.5, 30.0, -38.0];
 
+    fn losses(divergence: &Divergence) -> Vec<f64> {
+        divergence.losses.to_vec1().unwrap()
+    }
+
     fn sum(clean: &[f64], perturbed: &[f64]) -> f64 {
-        kullback_leibler(&logits(clean), &logits(perturbed)).unwrap().losses.iter().sum()
+        losses(&kullback_leibler(&logits(clean), &logits(perturbed)).unwrap()).iter().sum()
     }
 
     /// By hand: p = (0.8, 0.2), q = (0.5, 0.5).
@@ -125,7 +132,7 @@ mod tests {
         for dtype in [DType::F32, DType::F64] {
             let same = logits(&CLEAN).to_dtype(dtype).unwrap();
             let found = kullback_leibler(&same, &same).unwrap();
-            assert_eq!(found.losses, [0.0; 2]);
+            assert_eq!(losses(&found), [0.0; 2]);
             for gradient in [found.clean_gradient, found.perturbed_gradient] {
                 assert_eq!(gradient.dtype(), dtype);
                 let values = gradient.to_dtype(DType::F64).unwrap().flatten_all().unwrap();

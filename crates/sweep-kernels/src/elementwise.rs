@@ -97,15 +97,21 @@ pub(crate) fn map<T: Element>(a: &Tensor, map: impl Fn(T) -> T + Sync) -> Result
     tensor(y, a.shape())
 }
 
-/// `a + b` for tensors of one shape.
-pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// `a + b` for tensors of one shape and dtype, on any device.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     with_element!(
         "add", a, T => zip_map::<T>(a, b, #[inline(always)] |a, b| a + b), cuda => crate::cuda::add(a, b)
     )
 }
 
-/// `factor * a`.
-pub(crate) fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
+/// `factor * a`, on any device. `factor` is rounded to the dtype that the device computes in.
+///
+/// # Errors
+/// [`Error::UnsupportedDtype`] for numbers that are not floating-point ones.
+pub fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
     with_element!("scale", a, T => {
         let factor = <T as candle_core::WithDType>::from_f64(factor);
         map::<T>(a, #[inline(always)] |a| a * factor)
@@ -114,7 +120,7 @@ pub(crate) fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
 
 /// The sum of the squares of all elements, in f64.
 pub(crate) fn sum_of_squares(a: &Tensor) -> Result<f64> {
-    with_element!("sum of squares", a, T => sum_of_squares_typed::<T>(a), cuda => crate::cuda::sum_of_squares(a))
+    with_element!("sum of squares", a, T => sum_of_squares_typed::<T>(a), cuda => crate::cuda::sum_of_squares([a]))
 }
 
 fn sum_of_squares_typed<T: Element>(a: &Tensor) -> Result<f64> {

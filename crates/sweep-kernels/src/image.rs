@@ -1,6 +1,6 @@
 //! Layers that take images (N, C, H, W): normalisation of the pixels and the patch embedding.
 
-use candle_core::Tensor;
+use candle_core::{Shape, Tensor};
 
 use crate::element::Element;
 use crate::host::{Host, tensor, with_element};
@@ -8,7 +8,12 @@ use crate::linear::{add_bias, affine_product, linear_gradients};
 use crate::native::{Matrix, Threads, build, product};
 use crate::{Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// `(x - mean) / deviation` for each channel of (N, C, H, W).
+///
+/// On a GPU the pixels and their gradient are F32, the output and its gradient what the model computes in.
 #[derive(Clone, Debug)]
 pub struct Normalize {
     mean: Vec<f64>,
@@ -35,16 +40,22 @@ impl Normalize {
         Ok(Self { mean: mean.to_vec(), deviation: deviation.to_vec() })
     }
 
-    /// Applies `map(value, mean, deviation)` with the constants of each channel.
-    fn apply<T: Element>(&self, x: &Tensor, map: impl Fn(T, T, T) -> T + Sync) -> Result<Tensor> {
-        let (_, channels, height, width) = image_dims("Normalize", x)?;
+    /// Images, channels, and pixels of a channel.
+    fn sizes(&self, x: &Tensor) -> Result<(usize, usize, usize)> {
+        let (images, channels, height, width) = image_dims("Normalize", x)?;
         if channels != self.mean.len() {
             let expected = format!("(N, {}, H, W)", self.mean.len());
             return Err(Error::Shape { operation: "Normalize", got: x.dims().to_vec(), expected });
         }
+        Ok((images, channels, height * width))
+    }
+
+    /// Applies `map(value, mean, deviation)` with the constants of each channel.
+    fn apply<T: Element>(&self, x: &Tensor, map: impl Fn(T, T, T) -> T + Sync) -> Result<Tensor> {
+        let (_, channels, plane) = self.sizes(x)?;
         let host = Host::new(x)?;
         let input = host.read::<T>()?;
-        let (input, plane) = (&*input, height * width);
+        let input = &*input;
         let y = build(
             input.len(),
             plane,
@@ -62,17 +73,18 @@ impl Normalize {
     }
 }
 
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "what GPUs compute in stands with the parameters"))]
 impl Layer for Normalize {
-    fn forward(&self, _: &Parameters, x: Tensor, _: &mut Tape, _: Mode) -> Result<Tensor> {
+    fn forward(&self, parameters: &Parameters, x: Tensor, _: &mut Tape, _: Mode) -> Result<Tensor> {
         with_element!("Normalize", &x, T => {
             self.apply::<T>(&x, #[inline(always)] |x, mean, deviation| (x - mean) / deviation)
-        })
+        }, cuda => self.forward_cuda(parameters, &x))
     }
 
     fn backward(&self, _: &Parameters, dy: Tensor, _: &mut Tape, _: &mut Gradients) -> Result<Tensor> {
         with_element!("Normalize", &dy, T => {
             self.apply::<T>(&dy, #[inline(always)] |dy, _, deviation| dy / deviation)
-        })
+        }, cuda => self.backward_cuda(&dy))
     }
 }
 
@@ -166,10 +178,16 @@ impl PatchEmbedding {
         }
         tape.push(patches);
         let width = weight.dim(0)?;
+        tensor(y, self.shape(grid, width))
+    }
+
+    /// Of the output.
+    fn shape(self, grid: Grid, width: usize) -> Shape {
         if self.map {
-            return tensor(y, (grid.images, grid.down, grid.across, width));
+            (grid.images, grid.down, grid.across, width).into()
+        } else {
+            (grid.images, grid.patches(), width).into()
         }
-        tensor(y, (grid.images, grid.patches(), width))
     }
 
     fn backward_typed<T: Element>(
@@ -232,7 +250,10 @@ pub(crate) fn image_dims(operation: &'static str, x: &Tensor) -> Result<(usize, 
 
 impl Layer for PatchEmbedding {
     fn forward(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        with_element!("PatchEmbedding", &x, T => self.forward_typed::<T>(parameters, &x, tape))
+        with_element!(
+            "PatchEmbedding", &x, T => self.forward_typed::<T>(parameters, &x, tape),
+            cuda => self.forward_cuda(parameters, &x, tape)
+        )
     }
 
     fn backward(
@@ -242,6 +263,9 @@ impl Layer for PatchEmbedding {
         tape: &mut Tape,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        with_element!("PatchEmbedding", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients))
+        with_element!(
+            "PatchEmbedding", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients),
+            cuda => self.backward_cuda(parameters, &dy, tape, gradients)
+        )
     }
 }

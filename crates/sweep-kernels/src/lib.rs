@@ -46,6 +46,7 @@ mod softmax;
 mod stochastic;
 mod tape;
 mod tokens;
+mod upload;
 mod window_bias;
 mod windows;
 
@@ -58,19 +59,23 @@ pub use clipping::clip_norm;
 pub use convolution::Convolution;
 pub use depthwise::DepthwiseConvolution;
 pub use divergence::{Divergence, kullback_leibler};
+pub use elementwise::{add, scale};
 pub use error::{Error, Result};
 pub use image::{Normalize, PatchEmbedding};
 pub use layer::{Branches, Chain, Classifier, Layer, Residual};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
-pub use loss::{CrossEntropy, cross_entropy, mean_cross_entropy};
+pub use loss::{CrossEntropy, Labels, cross_entropy, cross_entropy_of, mean_cross_entropy};
 pub use optimizer::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
-pub use parameters::{Compute, Gradients, ParameterId, Parameters};
+pub use parameters::{
+    Compute, Gradients, ParameterId, Parameters, activations_to_full, full_to_activations,
+};
 pub use pool::{MaxPool, MeanPool, PatchMerging};
 pub use scale::LayerScale;
 pub use stochastic::StochasticDepth;
 pub use tape::{BatchStatistics, Mode, Noise, StatisticsIds, Tape};
 pub use tokens::{ClassTokenAndPositions, SelectToken};
+pub use upload::Uploads;
 pub use windows::{WindowMerge, WindowPartition, Windows};
 #[cfg(feature = "cuda")]
 pub use cuda::attack as attack_steps;

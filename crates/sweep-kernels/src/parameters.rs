@@ -9,6 +9,9 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{BatchStatistics, Error, Result, elementwise};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// The position of a tensor in the [`Parameters`] that handed it out.
 ///
 /// An id is only meaningful for those parameters and for gradients made from them.
@@ -44,6 +47,31 @@ impl Compute {
     }
 }
 
+/// Activations of any [`Compute`] as what stands outside the layers: BF16 becomes F32, other tensors stay as they are.
+///
+/// # Errors
+/// Failures of the device.
+pub fn activations_to_full(activations: Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if activations.dtype() == DType::BF16 {
+        return crate::cuda::convert(&activations, DType::F32);
+    }
+    Ok(activations)
+}
+
+/// The inverse: a gradient in full precision as the layers of a model with `parameters` take it.
+///
+/// # Errors
+/// Failures of the device.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the CPU has one precision"))]
+pub fn full_to_activations(full: Tensor, parameters: &Parameters) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if parameters.compute() == Compute::Bf16 {
+        return crate::cuda::convert(&full, DType::BF16);
+    }
+    Ok(full)
+}
+
 /// The tensors of a model, in the order they were added, each under a unique name.
 ///
 /// Optimizers overwrite the storage of these tensors in place. A tensor cloned from [`Parameters::get`] shares that
@@ -59,6 +87,9 @@ pub struct Parameters {
     /// Copies in BF16 of parameters as they are now, made when a layer first asks.
     #[cfg(feature = "cuda")]
     converted: Mutex<HashMap<ParameterId, Tensor>>,
+    /// Copies in the order that the kernels of a layer read them in.
+    #[cfg(feature = "cuda")]
+    rearranged: Mutex<HashMap<(ParameterId, DType), Tensor>>,
 }
 
 #[derive(Debug)]
@@ -129,7 +160,7 @@ impl Parameters {
             return Err(Error::UnsupportedDtype { operation: "Parameters::set", dtype: tensor.dtype() });
         }
         *slot = tensor.force_contiguous()?;
-        self.forget_converted();
+        self.forget_converted_of(id);
         Ok(())
     }
 
@@ -171,11 +202,54 @@ impl Parameters {
         Ok(copy)
     }
 
-    /// Drops the copies that [`Parameters::converted`] keeps. Whoever overwrites a parameter in place calls it.
+    /// The tensor of `id` as `rearrange` makes it in `dtype`, once, and kept until a parameter changes. All callers for one
+    /// parameter must rearrange it alike.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn rearranged(
+        &self,
+        id: ParameterId,
+        dtype: DType,
+        rearrange: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut kept = self.rearranged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(copy) = kept.get(&(id, dtype)) {
+            return Ok(copy.clone());
+        }
+        let copy = rearrange(self.get(id))?;
+        kept.insert((id, dtype), copy.clone());
+        Ok(copy)
+    }
+
+    /// Drops the copies that [`Parameters::converted`] and [`Parameters::rearranged`] keep. Whoever overwrites a parameter in
+    /// place calls it.
     #[cfg_attr(not(feature = "cuda"), expect(clippy::unused_self, reason = "there are copies on GPUs only"))]
     pub(crate) fn forget_converted(&mut self) {
         #[cfg(feature = "cuda")]
-        self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        {
+            self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+            self.rearranged.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        }
+    }
+
+    /// Drops the copy of one parameter.
+    #[cfg_attr(not(feature = "cuda"), expect(clippy::unused_self, reason = "there are copies on GPUs only"))]
+    fn forget_converted_of(&mut self, _id: ParameterId) {
+        #[cfg(feature = "cuda")]
+        self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&_id);
+    }
+
+    /// The copy in BF16 of `id` that [`Parameters::converted`] keeps, if there is one. Whoever changes the parameter in place
+    /// may write it there too instead of dropping it: a pass over the parameters less.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn kept_copy(&self, id: ParameterId) -> Option<Tensor> {
+        self.converted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// The GPU that the parameters live on, if they live on one.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn gpu(&self) -> Result<Option<crate::cuda::Gpu>> {
+        let on_gpu = self.entries.iter().find(|entry| entry.tensor.device().is_cuda());
+        on_gpu.map(|entry| crate::cuda::Gpu::of(&entry.tensor)).transpose()
     }
 
     /// The id of the tensor called `name`.
@@ -207,16 +281,25 @@ impl Parameters {
     /// Moves the running statistics of batch norms towards what a forward pass in training mode saw, and counts the
     /// update: `running = (1 - momentum) · running + momentum · batch`, as PyTorch does in every such pass.
     pub fn update_statistics(&mut self, statistics: &[BatchStatistics]) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.gpu()? {
+            return cuda::update_statistics(self, &gpu, statistics);
+        }
         for BatchStatistics { buffers, momentum, mean, variance } in statistics {
             for (id, batch) in [(buffers.mean, mean), (buffers.variance, variance)] {
                 let kept = elementwise::scale(self.get(id), 1.0 - momentum)?;
                 let updated = elementwise::add(&kept, &elementwise::scale(batch, *momentum)?)?;
                 self.set(id, updated)?;
             }
-            let updates = self.get(buffers.updates).to_scalar::<i64>()?;
-            self.set(buffers.updates, Tensor::new(updates + 1, &candle_core::Device::Cpu)?)?;
+            self.count_update(buffers.updates)?;
         }
         Ok(())
+    }
+
+    /// Adds 1 to a counter.
+    fn count_update(&mut self, id: ParameterId) -> Result<()> {
+        let updates = self.get(id).to_scalar::<i64>()?;
+        self.set(id, Tensor::new(updates + 1, &Device::Cpu)?)
     }
 
     /// Number of tensors, buffers included.
@@ -234,9 +317,13 @@ impl Parameters {
         self.trainable().map(|(.., tensor)| tensor.elem_count()).sum()
     }
 
-    /// Independent copies of all tensors, which later optimizer steps do not change.
+    /// Independent copies of all tensors on the CPU, which later optimizer steps do not change.
     pub fn snapshot(&self) -> Result<Vec<(String, Tensor)>> {
-        self.entries.iter().map(|entry| Ok((entry.name.clone(), entry.tensor.copy()?))).collect()
+        let copy = |tensor: &Tensor| match tensor.device() {
+            Device::Cpu => tensor.copy(),
+            _ => tensor.to_device(&Device::Cpu),
+        };
+        self.entries.iter().map(|entry| Ok((entry.name.clone(), copy(&entry.tensor)?))).collect()
     }
 }
 
@@ -299,10 +386,20 @@ impl Gradients {
 
     /// Multiplies every gradient by `factor` (the reciprocal of the number of micro batches, a clipping factor).
     pub fn scale(&mut self, factor: f64) -> Result<()> {
-        for slot in &mut self.slots {
-            if let Slot::Wanted(Some(gradient)) = slot {
-                *gradient = elementwise::scale(gradient, factor)?;
-            }
+        let slots = self.slots.iter_mut().filter_map(|slot| match slot {
+            Slot::Wanted(Some(gradient)) => Some(gradient),
+            _ => None,
+        });
+        let gradients: Vec<&mut Tensor> = slots.collect();
+        #[cfg(feature = "cuda")]
+        if gradients.first().is_some_and(|gradient| gradient.device().is_cuda()) {
+            let originals: Vec<&Tensor> = gradients.iter().map(|gradient| &**gradient).collect();
+            let scaled = crate::cuda::scale_all(&originals, factor)?;
+            gradients.into_iter().zip(scaled).for_each(|(gradient, scaled)| *gradient = scaled);
+            return Ok(());
+        }
+        for gradient in gradients {
+            *gradient = elementwise::scale(gradient, factor)?;
         }
         Ok(())
     }
@@ -315,8 +412,12 @@ impl Gradients {
         })
     }
 
-    /// The Euclidean norm of all gradients together, summed in f64.
+    /// The Euclidean norm of all gradients together, summed in f64. On a GPU the one call here that waits for it.
     pub fn norm(&self) -> Result<f64> {
+        #[cfg(feature = "cuda")]
+        if self.iter().next().is_some_and(|(_, gradient)| gradient.device().is_cuda()) {
+            return Ok(crate::cuda::sum_of_squares(self.iter().map(|(_, gradient)| gradient))?.sqrt());
+        }
         let squares = self.iter().map(|(_, gradient)| elementwise::sum_of_squares(gradient));
         Ok(squares.sum::<Result<f64>>()?.sqrt())
     }

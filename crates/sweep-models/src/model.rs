@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Tensor};
-use sweep_kernels::{BatchStatistics, Chain, Classifier, Gradients, Layer, Linear, Mode, Parameters, Tape};
+use candle_core::{DType, Device, Tensor};
+use sweep_kernels::{
+    BatchStatistics, Chain, Classifier, Compute, Gradients, Layer, Linear, Mode, Parameters, Tape,
+    activations_to_full, full_to_activations,
+};
 
 use crate::initialize::{Builder, Head, Uniforms, Values, is_head};
 use crate::{Architecture, Mismatch, Result, weights};
@@ -85,21 +88,35 @@ impl Model {
         is_head(name)
     }
 
-    /// Features and logits of `images` (N, 3, H, W) with pixels in [0, 1], in the dtype of the parameters.
+    /// The same network on `device`, whose layers compute in `compute`.
+    ///
+    /// # Errors
+    /// Another `compute` than [`Compute::Full`] on the CPU; failures of the device, which may lack memory.
+    pub fn to_device(&self, device: &Device, compute: Compute) -> Result<Self> {
+        // Layers are positions of parameters and settings, which the architecture gives again.
+        let (trunk, head) = self.architecture.compose(&mut Builder::new(DType::F32, Values::Counted))?;
+        let parameters = self.parameters.to_device(device, compute)?;
+        Ok(Self { architecture: self.architecture.clone(), parameters, trunk, head })
+    }
+
+    /// Features and logits of `images` (N, 3, H, W) with pixels in [0, 1], which are where the parameters are and have
+    /// their dtype. So do features and logits, whatever the layers compute in.
     pub fn forward(&self, images: &Tensor, tape: &mut Tape, mode: Mode) -> sweep_kernels::Result<Output> {
         let features = self.trunk.forward(&self.parameters, images.clone(), tape, mode)?;
         let logits = self.head.forward(&self.parameters, features.clone(), tape, mode)?;
-        Ok(Output { features, logits })
+        Ok(Output { features: activations_to_full(features)?, logits: activations_to_full(logits)? })
     }
 
     /// The gradient with respect to the images of the scalar whose gradient with respect to the logits is
-    /// `logits_gradient`; adds the parameter gradients that `gradients` wants.
+    /// `logits_gradient`; adds the parameter gradients that `gradients` wants. All gradients have the dtype of the
+    /// parameters.
     pub fn backward(
         &self,
         logits_gradient: Tensor,
         mut tape: Tape,
         gradients: &mut Gradients,
     ) -> sweep_kernels::Result<Tensor> {
+        let logits_gradient = full_to_activations(logits_gradient, &self.parameters)?;
         let features = self.head.backward(&self.parameters, logits_gradient, &mut tape, gradients)?;
         let images = self.trunk.backward(&self.parameters, features, &mut tape, gradients)?;
         tape.finish()?;

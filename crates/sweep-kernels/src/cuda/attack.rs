@@ -4,7 +4,6 @@
 //! `sweep-attacks`. A [`Walk`] is one search of all images; between its calls the caller asks the classifier. Nothing waits
 //! for the GPU but [`Walk::read`], [`Walk::read_answers`] and [`Inspection::read`].
 
-use candle_core::backend::BackendDevice;
 use candle_core::cuda_backend::cudarc::driver::result;
 use candle_core::{DType, Device, Tensor};
 
@@ -184,16 +183,13 @@ fn picked(gpu: &Gpu, name: &str, from: &Tensor, list: Option<&Tensor>) -> Result
     Ok(to)
 }
 
-/// `count` words of the host, once everything that was enqueued before is done.
+/// Words of the GPU, once everything that was enqueued before is done.
 fn read_words(gpu: &Gpu, words: &Tensor) -> Result<Vec<u32>> {
     let mut host = vec![0_u32; words.elem_count()];
-    let Device::Cuda(device) = words.device() else {
-        return Err(Error::UnsupportedDevice { operation: "attack", device: words.device().location() });
-    };
     gpu.stream().context().bind_to_thread().map_err(failure)?;
     // SAFETY: the tensor has as many words as the buffer, on the stream's device. The buffer is pageable memory, so the call
     // comes back when it is filled.
-    unsafe { result::memcpy_dtoh_async(&mut host, gpu.address(words)?, device.cuda_stream().cu_stream()) }
+    unsafe { result::memcpy_dtoh_async(&mut host, gpu.address(words)?, gpu.stream().cu_stream()) }
         .map_err(failure)?;
     Ok(host)
 }
@@ -499,6 +495,9 @@ impl Walk {
     /// # Errors
     /// Failures of the driver.
     pub fn keep(&self) -> Result<()> {
+        if self.best_point.is_none() && self.misclassified.is_none() {
+            return Ok(());
+        }
         let [best_point, _, misclassified, rows, state] = self.memories()?;
         let pointers = [self.gpu.at(&self.point)?, best_point, misclassified, rows, state];
         let arguments = [&pointers[..], &self.cut.arguments(), &[self.count().into()]].concat();

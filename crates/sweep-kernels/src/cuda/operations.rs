@@ -49,15 +49,6 @@ pub(crate) fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
     Ok(out)
 }
 
-/// The sum of the squares of all elements (F32) in f64. Waits for the GPU.
-pub(crate) fn sum_of_squares(a: &Tensor) -> Result<f64> {
-    let gpu = Gpu::of(a)?;
-    let total = gpu.zeros(1, DType::F64)?;
-    let arguments = [gpu.at(a)?, gpu.at(&total)?, a.elem_count().into()];
-    gpu.launch_typed("sum_of_squares", a.dtype(), Grid::blocks(1, 1024), &arguments)?;
-    Ok(total.to_vec1::<f64>()?[0])
-}
-
 /// Rows that one block of `column_sums` adds up, at least.
 const ROWS_PER_BLOCK: usize = 256;
 /// Most blocks per column: their sums are added by a second launch.

@@ -7,6 +7,8 @@ use rayon::prelude::*;
 
 use super::state::{Moments, StateTable};
 use super::{Optimizer, ParameterGroup, check_groups, check_setting};
+#[cfg(feature = "cuda")]
+use crate::cuda::{Gpu, Table};
 use crate::element::Element;
 use crate::host::{Host, overwrite, with_element};
 use crate::native::{CHUNK, vectorized};
@@ -79,6 +81,48 @@ impl AdamW {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl AdamW {
+    /// A step of all parameters by one launch.
+    fn step_on_gpu(
+        &mut self,
+        gpu: &Gpu,
+        parameters: &Parameters,
+        gradients: &Gradients,
+        multiplier: f64,
+    ) -> Result<()> {
+        let mut table = Table::new(gpu);
+        for group in &self.groups {
+            let rate = group.learning_rate * multiplier;
+            for id in &group.parameters {
+                let Some(gradient) = gradients.get(*id) else { continue };
+                let parameter = parameters.get(*id);
+                let moments = self.state.entry_on_gpu(gpu, *id, parameter)?;
+                moments.step += 1;
+                let step = Self::step_constants::<f32>(self.settings, rate, group.weight_decay, moments.step);
+                let [mean, square] = moments.tensors()?;
+                let copy = parameters.kept_copy(*id);
+                table.push(
+                    "AdamW",
+                    &[parameter, gradient, mean, square],
+                    copy.as_ref(),
+                    &step.numbers(),
+                )?;
+            }
+        }
+        table.launch("adamw_steps", &[])
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Step<f32> {
+    /// In the order of the kernel.
+    fn numbers(self) -> [f32; 7] {
+        let Self { keep, mean_weight, square_decay, square_weight, size, root_correction, stability } = self;
+        [keep, mean_weight, square_decay, square_weight, size, root_correction, stability]
+    }
+}
+
 /// Updates one parameter and its moments.
 fn update<T: Element>(
     parameter: &Tensor,
@@ -119,6 +163,10 @@ fn update_chunk<T: Element>(
 
 impl Optimizer for AdamW {
     fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, multiplier: f64) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = parameters.gpu()? {
+            return self.step_on_gpu(&gpu, parameters, gradients, multiplier);
+        }
         for group in &self.groups {
             let rate = group.learning_rate * multiplier;
             for id in &group.parameters {

@@ -1,4 +1,5 @@
-//! Optimizer steps: one fused pass over parameter, gradient and state, in place.
+//! Optimizer steps: one fused pass over parameter, gradient and state, in place. On a GPU all parameters of all groups are
+//! one launch, which also renews the copies in BF16 that products read.
 //!
 //! A learning-rate schedule lives outside: it is the multiplier given to each step.
 
@@ -35,7 +36,8 @@ pub trait Optimizer: Send {
     fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, multiplier: f64) -> Result<()>;
 
     /// A copy of the state, as named tensors from which [`Optimizer::restore`] continues to the same bits:
-    /// `step.NAME` (I64 scalar) and one tensor for each moment of parameter NAME, under PyTorch's name for it.
+    /// `step.NAME` (I64 scalar) and one tensor for each moment of parameter NAME, under PyTorch's name for it. All are on
+    /// the CPU, wherever the parameters are.
     fn state(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>>;
 
     /// Replaces the state by one that [`Optimizer::state`] returned.

@@ -7,6 +7,8 @@ use rayon::prelude::*;
 
 use super::state::{Moments, StateTable};
 use super::{Optimizer, ParameterGroup, check_groups, check_setting};
+#[cfg(feature = "cuda")]
+use crate::cuda::{Gpu, Table};
 use crate::element::Element;
 use crate::host::{Host, overwrite, with_element};
 use crate::native::{CHUNK, vectorized};
@@ -64,6 +66,44 @@ impl Sgd {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl Sgd {
+    /// A step of all parameters by one launch.
+    fn step_on_gpu(
+        &mut self,
+        gpu: &Gpu,
+        parameters: &Parameters,
+        gradients: &Gradients,
+        multiplier: f64,
+    ) -> Result<()> {
+        let mut table = Table::new(gpu);
+        for group in &self.groups {
+            let rate = group.learning_rate * multiplier;
+            for id in &group.parameters {
+                let Some(gradient) = gradients.get(*id) else { continue };
+                let parameter = parameters.get(*id);
+                let moments = self.state.entry_on_gpu(gpu, *id, parameter)?;
+                moments.step += 1;
+                let step = Self::step_constants::<f32>(self.settings, rate, group.weight_decay, moments.step);
+                let numbers = step.numbers(self.settings.momentum as f32);
+                let [direction] = moments.tensors()?;
+                let copy = parameters.kept_copy(*id);
+                table.push("Sgd", &[parameter, gradient, direction], copy.as_ref(), &numbers)?;
+            }
+        }
+        table.launch("sgd_steps", &[])
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Step<f32> {
+    /// In the order of the kernel: the last two are the shares of gradient and direction in the way that is gone.
+    fn numbers(self, look_ahead: f32) -> [f32; 6] {
+        let [of_gradient, of_direction] = if self.nesterov { [1.0, look_ahead] } else { [0.0, 1.0] };
+        [self.decay, self.momentum, self.gradient_weight, self.rate, of_gradient, of_direction]
+    }
+}
+
 /// Updates one parameter and its direction.
 fn update<T: Element>(
     parameter: &Tensor,
@@ -104,6 +144,10 @@ fn update_chunk<T: Element>(
 
 impl Optimizer for Sgd {
     fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, multiplier: f64) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = parameters.gpu()? {
+            return self.step_on_gpu(&gpu, parameters, gradients, multiplier);
+        }
         for group in &self.groups {
             let rate = group.learning_rate * multiplier;
             for id in &group.parameters {
