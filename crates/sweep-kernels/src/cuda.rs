@@ -9,6 +9,7 @@
 //! deterministic algorithms. They differ from the CPU's by rounding.
 
 mod arguments;
+pub mod attack;
 mod channels;
 mod columns;
 mod context;

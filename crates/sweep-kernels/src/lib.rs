@@ -77,3 +77,5 @@ pub use tape::{BatchStatistics, Mode, Noise, StatisticsIds, Tape};
 pub use tokens::{ClassTokenAndPositions, SelectToken};
 pub use upload::Uploads;
 pub use windows::{WindowMerge, WindowPartition, Windows};
+#[cfg(feature = "cuda")]
+pub use cuda::attack as attack_steps;
