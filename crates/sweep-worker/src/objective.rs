@@ -2,7 +2,7 @@
 //!
 //! Works in f32 (training) and f64 (checking).
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sweep_kernels::{BatchStatistics, CrossEntropy, Gradients, Mode, Tape, cross_entropy, kullback_leibler};
 use sweep_models::Model;
 
@@ -77,12 +77,11 @@ pub(crate) fn trades(
 }
 
 fn sum(losses: &Tensor) -> Result<f64> {
-    Ok(losses.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum())
+    Ok(losses.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum())
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
     use sweep_core::random::{Purpose, Stream};
     use sweep_kernels::Noise;
     use sweep_models::{Architecture, ResnetBlock, ResnetConfig, VitConfig};

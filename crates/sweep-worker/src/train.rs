@@ -1,10 +1,9 @@
 //! One epoch of adversarial fine-tuning (paper, C): perturbed images crafted in evaluation mode with frozen weights, then
 //! forward and backward passes in training mode, gradients accumulated to the effective batch, one optimizer step.
 
-use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sweep_attacks::{Attack, Uniform, gaussian_start};
 use sweep_core::event::Phase;
 use sweep_core::random::{Purpose, Stream};
@@ -13,10 +12,9 @@ use sweep_core::spec::Objective;
 use sweep_data::{Augmenter, Batch, Batches, epoch_order};
 use sweep_kernels::{Gradients, Mode, Noise, clip_norm};
 
-use crate::network;
 use crate::objective::{Accumulation, Contribution, classify, trades};
 use crate::session::Session;
-use crate::{Error, Result};
+use crate::{Error, Result, compute, network};
 
 /// Standard deviation of the noise on a pixel at which the attack of TRADES starts (the authors' program): at the clean
 /// image itself the divergence has no gradient.
@@ -41,7 +39,7 @@ impl Session<'_> {
         order.drain(..(self.position.step * self.spec.batch_size).min(images) as usize);
         let augmenter = Augmenter::new(&self.spec.augmentation, self.spec.seed, u64::from(number))?;
         let mut batches =
-            Batches::start(self.dataset.train().clone(), order, self.micro_batch(), Some(augmenter))?;
+            Batches::start(self.dataset.train().clone(), order, self.micro_batch, Some(augmenter))?;
         while self.position.step < epoch.steps {
             self.step(&epoch, &mut batches)?;
             self.position.sums.seconds = before + begin.elapsed().as_secs_f64();
@@ -50,10 +48,6 @@ impl Session<'_> {
         let (seconds, waited) = (begin.elapsed().as_secs_f64(), batches.waited().as_secs_f64());
         tracing::debug!(epoch = number, seconds, waited, "trained; waited for images");
         Ok(())
-    }
-
-    pub(crate) fn micro_batch(&self) -> NonZeroUsize {
-        NonZeroUsize::new(self.spec.micro_batch_size as usize).unwrap_or(NonZeroUsize::MIN)
     }
 
     /// One optimizer step. The last step of an epoch takes the images that are left and averages over those.
@@ -106,8 +100,7 @@ impl Session<'_> {
         into: &mut Accumulation<'_>,
     ) -> Result<Contribution> {
         let Batch { images: pixels, labels, indices } = batch;
-        let size = self.dataset.image_size() as usize;
-        let clean = Tensor::from_vec(pixels, (labels.len(), 3, size, size), &Device::Cpu)?;
+        let clean = compute::images(pixels, self.dataset.image_size(), &self.device)?;
         let mode = Mode::Train(Noise::new(self.noise_seed(), first.into()));
         let perturbed = self.perturb(epoch, &clean, &labels, &indices)?;
         let found = match (self.spec.objective, &perturbed) {
