@@ -154,9 +154,10 @@ mod tests {
         let up: Vec<u32> = std::iter::successors(Some(1), |size| doubled(*size, 64)).collect();
         assert_eq!(down, [64, 32, 16, 8, 4, 2, 1]);
         assert_eq!(up, [1, 2, 4, 8, 16, 32, 64]);
-        assert_eq!(std::iter::successors(Some(100), |size| halved(*size, 100)).collect::<Vec<_>>(), [
-            100, 50, 25, 10, 5, 2, 1
-        ]);
+        assert_eq!(
+            std::iter::successors(Some(100), |size| halved(*size, 100)).collect::<Vec<_>>(),
+            [100, 50, 25, 10, 5, 2, 1]
+        );
     }
 
     proptest! {

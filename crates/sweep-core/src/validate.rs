@@ -82,7 +82,10 @@ fn micro_batch_fault(spec: &RunSpec) -> Option<(String, Option<&'static str>)> {
                 "`auto` with backbone `{}`: batch norm normalises over a micro batch, so that results would depend on what fits; expected an integer",
                 spec.backbone.name
             );
-            Some((message, Some("write a number, or leave it out: the largest divisor of `batch_size` up to 32")))
+            Some((
+                message,
+                Some("write a number, or leave it out: the largest divisor of `batch_size` up to 32"),
+            ))
         }
         MicroBatch::Auto => None,
     }

@@ -134,7 +134,8 @@ mod tests {
     use crate::slots::{Slot, SlotRequest};
 
     fn settings(home: Home) -> Settings {
-        let request = SlotRequest { devices: "cpu", threads: None, cores: 1, visible_devices: None, gpus: None };
+        let request =
+            SlotRequest { devices: "cpu", threads: None, cores: 1, visible_devices: None, gpus: None };
         let worker = WorkerCommand { program: "true".into(), arguments: Vec::new() };
         Settings::new(home, worker, Slot::plan(&request).unwrap())
     }

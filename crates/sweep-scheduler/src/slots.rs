@@ -167,7 +167,9 @@ fn visible_device(device: Device, request: &SlotRequest<'_>) -> Result<String, D
 fn unmasked(mask: &str, gpus: Option<&[Gpu]>) -> Vec<String> {
     let names_a_device = |entry: &&str| !entry.is_empty() && !entry.starts_with('-');
     let entries = mask.split(',').map(str::trim).take_while(names_a_device);
-    entries.map_while(|entry| gpus.map_or_else(|| Some(entry.to_owned()), |gpus| identity(entry, gpus))).collect()
+    entries
+        .map_while(|entry| gpus.map_or_else(|| Some(entry.to_owned()), |gpus| identity(entry, gpus)))
+        .collect()
 }
 
 /// Returns what an entry of a mask means: the number of a GPU, the beginning of the identity of one, or a part of one
@@ -199,7 +201,11 @@ mod tests {
 
     /// Two GPUs of one kind, and another.
     fn machine() -> Vec<Gpu> {
-        let gpu = |uuid: &str, name: &str| Gpu { uuid: uuid.to_owned(), name: name.to_owned(), memory_bytes: 1 << 37 };
+        let gpu = |uuid: &str, name: &str| Gpu {
+            uuid: uuid.to_owned(),
+            name: name.to_owned(),
+            memory_bytes: 1 << 37,
+        };
         vec![gpu("GPU-8f3a-1", "NVIDIA H200"), gpu("GPU-8f3b-2", "NVIDIA H200"), gpu("GPU-0c-3", "NVIDIA L4")]
     }
 

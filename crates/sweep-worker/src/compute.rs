@@ -101,11 +101,13 @@ mod tests {
         for words in words {
             let error = candle_core::Error::Msg(words.to_owned());
             assert!(is_out_of_device_memory(&error), "{words}");
-            let wrapped = candle_core::Error::wrap(std::io::Error::other(words)).context("while attention ran");
+            let wrapped =
+                candle_core::Error::wrap(std::io::Error::other(words)).context("while attention ran");
             let found = Error::from(wrapped);
             assert_eq!(found.class(), sweep_core::event::FailureClass::OutOfMemory, "{words}");
         }
-        for words in ["CUDA_ERROR_ILLEGAL_ADDRESS", "CUBLAS_STATUS_INVALID_VALUE", "shape mismatch in alloc"] {
+        for words in ["CUDA_ERROR_ILLEGAL_ADDRESS", "CUBLAS_STATUS_INVALID_VALUE", "shape mismatch in alloc"]
+        {
             assert!(!is_out_of_device_memory(&candle_core::Error::Msg(words.to_owned())), "{words}");
         }
     }

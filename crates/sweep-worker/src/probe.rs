@@ -2,7 +2,10 @@
 //!
 //! On a GPU that is tried out before training: training steps on images that nobody sees, of ever more images, until the
 //! memory does not suffice. They leave no trace in the weights, the optimizer or the random streams. On the CPU, whose
-//! memory other programs share and whose speed more images do not change, it is what a sweep file gets that says nothing.
+//! memory other programs share, it is what a sweep file gets that says nothing.
+//!
+//! Runs that share a GPU try at their own time, beside what the others take just then. What turns out not to fit later is
+//! halved, as any other size.
 
 use candle_core::{Device, Tensor};
 use sweep_core::event::FailureClass;
@@ -183,8 +186,7 @@ mod tests {
             let spec = RunSpec { objective, ..sample_run(0) };
             let model = network::load(&spec, 4, &Workspace::new().layout()).unwrap().model;
             let before = values(&model);
-            let trial =
-                Trial { spec: &spec, model: &model, device: &Device::Cpu, before_first_step: true };
+            let trial = Trial { spec: &spec, model: &model, device: &Device::Cpu, before_first_step: true };
             assert!(trial.fits(3).unwrap());
             assert_eq!(values(&model), before);
             assert_eq!(trial.find(None).unwrap(), usual(spec.batch_size), "on the CPU nothing is tried");

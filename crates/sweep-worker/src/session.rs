@@ -112,7 +112,8 @@ impl<'a> Session<'a> {
         let network::Loaded { model, weights_digest } = network::load(&spec, counts.classes, home)?;
         let mut model = compute::place(model, &device, spec.precision)?;
         let mut optimizer = network::optimizer(&spec.optimizer, &model)?;
-        let mut average = spec.ema.map(|ema| Average::new(&model, ema, &device, spec.precision)).transpose()?;
+        let mut average =
+            spec.ema.map(|ema| Average::new(&model, ema, &device, spec.precision)).transpose()?;
         let shape = shape(&dataset, &spec);
         let mut state =
             State { model: &mut model, average: average.as_mut(), optimizer: optimizer.as_mut(), shape };
@@ -128,7 +129,12 @@ impl<'a> Session<'a> {
             skipped: dataset.skipped().values().sum(),
         })?;
         let begun_with = history.micro_batch;
-        let trial = Trial { spec: &spec, model: &model, device: &device, before_first_step: position.place() == (0, 0) };
+        let trial = Trial {
+            spec: &spec,
+            model: &model,
+            device: &device,
+            before_first_step: position.place() == (0, 0),
+        };
         let micro_batch = micro_batch(&trial, begun_with, log)?;
         let (saved, saved_at) = (position.place(), Instant::now());
         let session = Self {

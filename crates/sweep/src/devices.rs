@@ -59,9 +59,8 @@ fn known_gpus(asked_for: bool) -> Option<Vec<Gpu>> {
 
 /// Returns GPUs in words.
 pub(crate) fn list(gpus: &[Gpu]) -> String {
-    let one = |(index, gpu): (usize, &Gpu)| {
-        format!("cuda:{index} {}, {}", gpu.name, BinaryBytes(gpu.memory_bytes))
-    };
+    let one =
+        |(index, gpu): (usize, &Gpu)| format!("cuda:{index} {}, {}", gpu.name, BinaryBytes(gpu.memory_bytes));
     gpus.iter().enumerate().map(one).collect::<Vec<_>>().join("; ")
 }
 

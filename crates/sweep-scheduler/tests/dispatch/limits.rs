@@ -152,7 +152,11 @@ async fn what_a_worker_has_found_is_halved_where_it_does_not_fit_after_all() {
     let session = fixture.session(&settings).await;
     assert_eq!(session.summary.interrupted, 1);
     let batch = sample_run(0).batch_size;
-    assert_eq!(micro_batches(&session), [batch / 2, batch / 4], "the first says nothing before it has found out");
+    assert_eq!(
+        micro_batches(&session),
+        [batch / 2, batch / 4],
+        "the first says nothing before it has found out"
+    );
     let attempts = fixture.attempts(0).await;
     let sizes: Vec<_> = attempts.iter().map(|attempt| attempt.micro_batch_size).collect();
     assert_eq!(sizes, [Some(batch), Some(batch / 2), Some(batch / 4)]);

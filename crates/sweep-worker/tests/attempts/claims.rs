@@ -82,7 +82,10 @@ fn the_first_event_says_who_works() {
     let Event::Started { pid, micro_batch_size, process_start, resumed_run, .. } = events[0] else {
         panic!("{:?}", events[0])
     };
-    assert_eq!((pid, micro_batch_size, resumed_run), (std::process::id(), spec.micro_batch_size.images(), None));
+    assert_eq!(
+        (pid, micro_batch_size, resumed_run),
+        (std::process::id(), spec.micro_batch_size.images(), None)
+    );
     assert_eq!(process_start.is_some(), cfg!(target_os = "linux"));
 }
 
@@ -113,7 +116,9 @@ fn a_device_that_is_not_there_and_numbers_that_it_has_not_are_refused() {
     ] {
         let arguments = Arguments { device: device.to_owned(), ..arguments(&home, spec, 1) };
         assert_eq!(run_attempt(&arguments, &Stop::new()), Ending::Failed(78));
-        let Some(Event::Failed { class: FailureClass::Configuration, message }) = events(&home, spec, 1).pop() else {
+        let Some(Event::Failed { class: FailureClass::Configuration, message }) =
+            events(&home, spec, 1).pop()
+        else {
             panic!("{device}")
         };
         assert!(message.starts_with(expected), "{message}");

@@ -289,7 +289,10 @@ fn history(attempt: &Attempt) -> String {
     }
     if let Some(DeviceUse { memory_bytes, memory_total_bytes, utilization }) = attempt.device_use {
         let (used, total) = (BinaryBytes(memory_bytes), BinaryBytes(memory_total_bytes));
-        text.push_str(&format!(", {used} of {total} GPU memory, {:.0} % of the time busy", 100.0 * utilization));
+        text.push_str(&format!(
+            ", {used} of {total} GPU memory, {:.0} % of the time busy",
+            100.0 * utilization
+        ));
     }
     match (attempt.exit_code, attempt.signal) {
         (Some(code), _) => text.push_str(&format!(", exit code {code}")),

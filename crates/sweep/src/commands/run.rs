@@ -11,9 +11,7 @@ use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::{Execution, Executor, Grid, SlurmOptions, Sweep};
 use sweep_scheduler::slurm::SlurmSettings;
-use sweep_scheduler::{
-    Halt, RetryPolicy, Settings, Slot, Stop, Summary, WorkerCommand, dispatch, slurm,
-};
+use sweep_scheduler::{Halt, RetryPolicy, Settings, Slot, Stop, Summary, WorkerCommand, dispatch, slurm};
 use sweep_store::{Reader, State, Store, SweepFile, now_ms};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -39,7 +37,9 @@ pub(crate) fn run(home: &Home, arguments: &RunArgs) -> Result<Exit> {
         None => std::env::current_exe().context("failed to find this program's own file")?,
     };
     let (home, engine) = match executor {
-        Executor::Local => (home.clone(), Engine::Local { slots: devices::slots(arguments, execution, &loaded.grid)? }),
+        Executor::Local => {
+            (home.clone(), Engine::Local { slots: devices::slots(arguments, execution, &loaded.grid)? })
+        }
         Executor::Slurm(options) => {
             (absolute(home)?, Engine::Slurm(Box::new(plan(arguments, execution, options, &loaded.grid)?)))
         }
