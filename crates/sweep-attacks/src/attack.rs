@@ -9,7 +9,7 @@ use crate::ball::{Ball, Norm};
 use crate::checkpoints::check_windows;
 use crate::element::Element;
 use crate::host::with_host_slice;
-use crate::input::{Input, check_label_count};
+use crate::input::{Input, check_label_count, check_starts};
 use crate::objective::{Objective, class_count, wrong_class_of_rank};
 use crate::report::{Crafted, Effort};
 use crate::sample::{Candidate, Plan, Sample, Stepping};
@@ -47,6 +47,15 @@ enum Method {
     Pgd { steps: NonZeroUsize, relative_step: f64 },
 }
 
+/// What a batch is pushed away from or towards, as callers say it.
+#[derive(Clone, Copy)]
+pub(crate) enum Aim<'a> {
+    /// The attack's own loss of these true classes.
+    Labels(&'a [u32]),
+    /// One objective per image.
+    Objectives(&'a [Objective]),
+}
+
 /// APGD's first step, in multiples of epsilon.
 const APGD_FIRST_STEP: f64 = 2.0;
 
@@ -73,6 +82,12 @@ impl Attack {
     /// FGSM (Goodfellow et al. 2015): one step of size epsilon. In l2, along the normalized gradient.
     pub fn fgsm(norm: Norm, loss: Loss) -> Self {
         Self { norm, loss, method: Method::Pgd { steps: NonZeroUsize::MIN, relative_step: 1.0 } }
+    }
+
+    /// What it makes larger.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn loss(&self) -> Loss {
+        self.loss
     }
 
     /// The norm of its perturbations.
@@ -123,9 +138,7 @@ impl Attack {
         epsilon: f64,
     ) -> Result<Crafted> {
         check_label_count(images, labels)?;
-        let mut effort = Effort::default();
-        let objectives = |effort: &mut Effort| self.objectives_for(model, images, labels, effort);
-        self.craft_anyhow(model, images, starts, epsilon, &mut effort, objectives)
+        self.craft_anyhow(model, images, starts, Aim::Labels(labels), epsilon)
     }
 
     /// Like [`Attack::craft_from`], with one given objective per image instead of those of the attack's own loss: for
@@ -145,8 +158,7 @@ impl Attack {
         if objectives.len() != count {
             return Err(Error::LabelCount { labels: objectives.len(), images: count });
         }
-        let given = |_: &mut Effort| Ok(objectives.to_vec());
-        self.craft_anyhow(model, images, starts, epsilon, &mut Effort::default(), given)
+        self.craft_anyhow(model, images, starts, Aim::Objectives(objectives), epsilon)
     }
 
     fn craft_anyhow(
@@ -154,13 +166,16 @@ impl Attack {
         model: &dyn Classifier,
         images: &Tensor,
         starts: &Tensor,
+        aim: Aim<'_>,
         epsilon: f64,
-        effort: &mut Effort,
-        objectives: impl FnOnce(&mut Effort) -> Result<Vec<Objective>>,
     ) -> Result<Crafted> {
+        #[cfg(feature = "cuda")]
+        if images.device().is_cuda() {
+            return crate::device::craft(self, model, images, starts, aim, epsilon);
+        }
         match images.dtype() {
-            DType::F32 => self.typed_craft::<f32>(model, images, starts, epsilon, effort, objectives),
-            DType::F64 => self.typed_craft::<f64>(model, images, starts, epsilon, effort, objectives),
+            DType::F32 => self.typed_craft::<f32>(model, images, starts, aim, epsilon),
+            DType::F64 => self.typed_craft::<f64>(model, images, starts, aim, epsilon),
             dtype => Err(Error::ImageType { dtype }),
         }
     }
@@ -170,15 +185,18 @@ impl Attack {
         model: &dyn Classifier,
         images: &Tensor,
         starts: &Tensor,
+        aim: Aim<'_>,
         epsilon: f64,
-        effort: &mut Effort,
-        objectives: impl FnOnce(&mut Effort) -> Result<Vec<Objective>>,
     ) -> Result<Crafted> {
+        let mut effort = Effort::default();
         let input = Input::<T>::new(images, epsilon)?;
         if epsilon == 0.0 {
-            return Ok(Crafted { images: images.clone(), trajectories: None, effort: Effort::default() });
+            return Ok(Crafted { images: images.clone(), trajectories: None, effort });
         }
-        let objectives = objectives(effort)?;
+        let objectives = match aim {
+            Aim::Labels(labels) => self.objectives_for(model, images, labels, &mut effort)?,
+            Aim::Objectives(objectives) => objectives.to_vec(),
+        };
         let starts = self.read_starts(&input, images, starts, epsilon)?;
         let candidates = input.centers().zip(starts).zip(objectives).enumerate();
         let candidates = candidates
@@ -191,7 +209,7 @@ impl Attack {
             .collect();
         let plan = self.plan(epsilon, false);
         let (samples, spent) = Search::new(model, &plan, images, candidates)?.run()?;
-        *effort += spent;
+        effort += spent;
 
         let mut pixels = Vec::with_capacity(input.pixels.len());
         let mut trajectories = Vec::with_capacity(samples.len());
@@ -200,7 +218,7 @@ impl Attack {
             trajectories.push(sample.trajectory);
         }
         let images = Tensor::from_vec(pixels, images.dims(), images.device())?;
-        Ok(Crafted { images, trajectories: Some(trajectories), effort: *effort })
+        Ok(Crafted { images, trajectories: Some(trajectories), effort })
     }
 
     fn chosen_point<'s, T>(&self, sample: &'s Sample<T>) -> &'s [T] {
@@ -217,10 +235,7 @@ impl Attack {
         starts: &Tensor,
         epsilon: f64,
     ) -> Result<Vec<Vec<T>>> {
-        if starts.dims() != images.dims() {
-            let (found, expected) = (starts.shape().clone(), images.shape().clone());
-            return Err(Error::Shape { what: "the start points", found, expected });
-        }
+        check_starts(images, starts)?;
         let pixels = with_host_slice(starts, <[T]>::to_vec)?;
         let mut points = Vec::with_capacity(images.dims()[0]);
         let mut rest = pixels.as_slice();

@@ -107,17 +107,11 @@ impl<T: Element> Ball<'_, T> {
     pub(crate) fn contains(&self, point: &[T]) -> bool {
         let in_box = point.iter().all(|&pixel| pixel >= T::zero() && pixel <= T::one());
         let offsets = point.iter().zip(self.center).map(|(&pixel, &center)| pixel - center);
-        // Each pixel is off by at most the spacing of numbers near one; l2 adds up to √pixels of that, and
-        // the rounding of its own scale factor.
-        let rounding = T::SPACING_AT_ONE.to_f64();
-        let (size, slack) = match self.norm {
-            Norm::Linf => (largest_magnitude(offsets).to_f64(), rounding),
-            Norm::L2 => {
-                let radius = self.radius.to_f64();
-                (length(offsets).to_f64(), rounding * ((point.len() as f64).sqrt() + 4.0 * radius))
-            }
+        let size = match self.norm {
+            Norm::Linf => largest_magnitude(offsets),
+            Norm::L2 => length(offsets),
         };
-        in_box && size <= self.radius.to_f64() + slack
+        in_box && is_within(self.norm, size, self.radius, point.len())
     }
 
     /// A random admissible point: l∞ a uniform perturbation scaled so that its largest entry is the radius,
@@ -140,6 +134,18 @@ impl<T: Element> Ball<'_, T> {
         let perturb = |(&center, entry): (&T, T)| (center + self.radius * (entry / size)).clamp_to_unit();
         self.center.iter().zip(direction).map(perturb).collect()
     }
+}
+
+/// Whether a perturbation of `pixels` pixels and this `size` is admissible, up to rounding.
+pub(crate) fn is_within<T: Element>(norm: Norm, size: T, radius: T, pixels: usize) -> bool {
+    // Each pixel is off by at most the spacing of numbers near one; l2 adds up to √pixels of that, and the rounding of its
+    // own scale factor.
+    let (rounding, radius) = (T::SPACING_AT_ONE.to_f64(), radius.to_f64());
+    let slack = match norm {
+        Norm::Linf => rounding,
+        Norm::L2 => rounding * ((pixels as f64).sqrt() + 4.0 * radius),
+    };
+    size.to_f64() <= radius + slack
 }
 
 /// share of (stepped − at) plus the rest of (at − before), added to `at`; in the reference's order.

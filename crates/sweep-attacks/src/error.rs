@@ -21,6 +21,12 @@ pub enum Error {
         /// The element type that was given.
         dtype: DType,
     },
+    /// On a GPU the attack computes in f32 only.
+    #[error("images on a GPU must be f32, found {dtype:?}")]
+    ImageTypeOnGpu {
+        /// The element type that was given.
+        dtype: DType,
+    },
     /// A pixel of a clean image lies outside [0, 1] or is not a number.
     #[error("sample {sample}: a pixel is {value}, outside [0, 1]")]
     PixelOutOfRange {
@@ -114,7 +120,7 @@ pub enum Error {
         /// 0 for the start point, i for the point after step i.
         query: usize,
     },
-    /// The classifier failed.
+    /// The classifier failed, or on a GPU the attack's own kernels did.
     #[error("the classifier failed")]
     Classifier(#[from] sweep_kernels::Error),
     /// A tensor operation failed.

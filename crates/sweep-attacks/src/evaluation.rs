@@ -11,7 +11,7 @@ use crate::element::Element;
 use crate::host::with_host_slice;
 use crate::input::{Input, check_label_count};
 use crate::objective::{Objective, most_likely};
-use crate::report::{Effort, Evaluation, Outcome};
+use crate::report::{Effort, Evaluation, Outcome, Trajectory};
 use crate::sample::{Candidate, Sample};
 use crate::search::Search;
 use crate::{Error, Result};
@@ -30,6 +30,17 @@ pub enum Start<'a> {
         /// batch.
         generator: &'a dyn Fn(usize, usize) -> Uniform,
     },
+}
+
+impl Start<'_> {
+    /// How often each image is searched.
+    pub(crate) fn searches(self, epsilon: f64) -> usize {
+        match self {
+            _ if epsilon == 0.0 => 0,
+            Start::Clean => 1,
+            Start::Random { restarts, .. } => restarts.get(),
+        }
+    }
 }
 
 /// What happens to an image once a query of it was misclassified.
@@ -62,6 +73,10 @@ impl Attack {
         start: Start<'_>,
         broken: BrokenSamples,
     ) -> Result<Evaluation> {
+        #[cfg(feature = "cuda")]
+        if images.device().is_cuda() {
+            return crate::device::evaluate(self, model, images, labels, epsilon, start, broken);
+        }
         match images.dtype() {
             DType::F32 => self.typed_evaluate::<f32>(model, images, labels, epsilon, start, broken),
             DType::F64 => self.typed_evaluate::<f64>(model, images, labels, epsilon, start, broken),
@@ -86,13 +101,8 @@ impl Attack {
             self.check_clean_start()?;
         }
         let leave = broken == BrokenSamples::Leave;
-        let restarts = match start {
-            _ if epsilon == 0.0 => 0,
-            Start::Clean => 1,
-            Start::Random { restarts, .. } => restarts.get(),
-        };
         let plan = self.plan(epsilon, leave);
-        for restart in 0..restarts {
+        for restart in 0..start.searches(epsilon) {
             let begin = Begin { norm: self.norm(), radius: plan.radius, start, restart };
             let searched = ledger.iter().filter(|entry| !leave || entry.outcome.still_correct);
             let candidates = searched.map(|entry| begin.candidate(entry)).collect();
@@ -153,41 +163,68 @@ struct Entry<'i, T> {
 impl<'i, T: Element> Entry<'i, T> {
     fn open(index: usize, logits: &[T], objective: Objective, center: &'i [T]) -> Self {
         let prediction = most_likely(logits) as u32;
-        let clean_correct = prediction == objective.label();
         let clean_loss = objective.evaluate(logits, &mut vec![T::zero(); logits.len()]);
-        let outcome = Outcome {
-            clean_correct,
-            still_correct: clean_correct,
-            correct_at_best_loss: clean_correct,
-            prediction,
-            best_loss: clean_loss.to_f64(),
-            vanished_gradients: 0,
-        };
+        let outcome = Outcome::of_clean(prediction, objective.label(), clean_loss.to_f64());
         Self { index, objective, center, point: None, searched: false, outcome }
     }
 
     /// Adds the result of one search.
     fn merge(&mut self, sample: Sample<T>) {
-        let (trajectory, outcome) = (&sample.trajectory, &mut self.outcome);
-        let best = trajectory.best();
+        match self.outcome.merge(&sample.trajectory, !self.searched) {
+            Found::Nothing => {}
+            Found::Misclassified => self.point = sample.first_misclassified,
+            Found::Best => self.point = Some(sample.best.point),
+        }
+        self.searched = true;
+    }
+}
+
+/// Which point of a search is to be reported from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// None: what was reported before stays.
+    Nothing,
+    /// The first misclassified one.
+    Misclassified,
+    /// The one of largest loss.
+    Best,
+}
+
+impl Outcome {
+    /// What is known once the clean image was classified.
+    pub(crate) fn of_clean(prediction: u32, label: u32, loss: f64) -> Self {
+        let clean_correct = prediction == label;
+        Self {
+            clean_correct,
+            still_correct: clean_correct,
+            correct_at_best_loss: clean_correct,
+            prediction,
+            best_loss: loss,
+            vanished_gradients: 0,
+        }
+    }
+
+    /// Adds the result of one search.
+    pub(crate) fn merge(&mut self, trajectory: &Trajectory, is_first_search: bool) -> Found {
+        let (best, mut found) = (trajectory.best(), Found::Nothing);
         // The clean image was no query of the search, which may have started elsewhere: the first search
         // replaces it.
-        let improved = !self.searched || best.loss > outcome.best_loss;
+        let improved = is_first_search || best.loss > self.best_loss;
         if improved {
-            outcome.best_loss = best.loss;
-            outcome.correct_at_best_loss = trajectory.correct_at_best_loss();
+            self.best_loss = best.loss;
+            self.correct_at_best_loss = trajectory.correct_at_best_loss();
         }
-        if outcome.still_correct {
-            if let Some(misclassified) = sample.first_misclassified {
-                self.point = Some(misclassified);
-                outcome.prediction = trajectory.first_wrong().unwrap_or(outcome.prediction);
+        if self.still_correct {
+            if let Some(wrong) = trajectory.first_wrong() {
+                self.prediction = wrong;
+                found = Found::Misclassified;
             } else if improved {
-                self.point = Some(sample.best.point);
+                found = Found::Best;
             }
         }
-        outcome.still_correct &= trajectory.still_correct();
-        outcome.vanished_gradients += trajectory.vanished_gradients;
-        self.searched = true;
+        self.still_correct &= trajectory.still_correct();
+        self.vanished_gradients += trajectory.vanished_gradients;
+        found
     }
 }
 

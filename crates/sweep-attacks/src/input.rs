@@ -15,14 +15,9 @@ pub(crate) struct Input<T> {
 impl<T: Element> Input<T> {
     /// Takes the pixels of `images`, a tensor of four dimensions.
     pub(crate) fn new(images: &Tensor, epsilon: f64) -> Result<Self> {
-        if !(epsilon.is_finite() && epsilon >= 0.0) {
-            return Err(Error::Epsilon { epsilon });
-        }
-        let &[_, channels, rows, columns] = images.dims() else {
-            return Err(Error::ImageRank { shape: images.shape().clone() });
-        };
+        let pixels_per_image = check_form(images, epsilon)?;
         let pixels = with_host_slice(images, <[T]>::to_vec)?;
-        let input = Self { pixels, pixels_per_image: channels * rows * columns };
+        let input = Self { pixels, pixels_per_image };
         input.check_range()?;
         Ok(input)
     }
@@ -43,6 +38,35 @@ impl<T: Element> Input<T> {
     pub(crate) fn centers(&self) -> impl Iterator<Item = &[T]> {
         self.pixels.chunks_exact(self.pixels_per_image.max(1))
     }
+}
+
+/// Refuses what can be refused without a look at the pixels. Returns how many an image has.
+pub(crate) fn check_form(images: &Tensor, epsilon: f64) -> Result<usize> {
+    if !(epsilon.is_finite() && epsilon >= 0.0) {
+        return Err(Error::Epsilon { epsilon });
+    }
+    match images.dims() {
+        &[_, channels, rows, columns] => Ok(channels * rows * columns),
+        _ => Err(Error::ImageRank { shape: images.shape().clone() }),
+    }
+}
+
+/// Refuses starts of another shape than the images.
+pub(crate) fn check_starts(images: &Tensor, starts: &Tensor) -> Result<()> {
+    if starts.dims() == images.dims() {
+        return Ok(());
+    }
+    let (found, expected) = (starts.shape().clone(), images.shape().clone());
+    Err(Error::Shape { what: "the start points", found, expected })
+}
+
+/// Refuses an input gradient of another shape than the images.
+pub(crate) fn check_gradient(images: &Tensor, gradient: &Tensor) -> Result<()> {
+    if gradient.dims() == images.dims() {
+        return Ok(());
+    }
+    let (found, expected) = (gradient.shape().clone(), images.shape().clone());
+    Err(Error::Shape { what: "the input gradient", found, expected })
 }
 
 /// Refuses anything but one label per image.

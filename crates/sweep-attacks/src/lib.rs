@@ -14,13 +14,16 @@
 //! equal bit for bit.
 //!
 //! What this crate does not do: it knows no backbone, reads no files, draws no random numbers of its own, and
-//! never changes the model. The network runs on whatever device the images are on; the attack's own
-//! arithmetic (a few operations per pixel and step) always runs on the CPU, in the images' element type (f32
-//! or f64), with one thread per image. Results therefore do not depend on the number of threads.
+//! never changes the model. Network and attack run where the images are. On the CPU the attack's own arithmetic
+//! (a few operations per pixel and step) is in the images' element type (f32 or f64), with one thread per image.
+//! Results therefore do not depend on the number of threads. On a GPU (f32 only) everything stays there: crafting
+//! waits for it once, at the end, and an evaluation once per query as long as broken images leave the batch.
 
 mod attack;
 mod ball;
 mod checkpoints;
+#[cfg(feature = "cuda")]
+mod device;
 mod element;
 mod error;
 mod evaluation;

@@ -6,6 +6,7 @@ use sweep_kernels::Classifier;
 
 use crate::element::Element;
 use crate::host::with_host_slice;
+use crate::input::check_gradient;
 use crate::objective::{class_count, most_likely};
 use crate::report::Effort;
 use crate::sample::{Answer, Candidate, Plan, Sample};
@@ -97,10 +98,7 @@ impl<'a, T: Element> Search<'a, T> {
         }
         self.effort.backward_images += self.active.len();
         let gradient = self.model.input_gradient(tape, logits_gradient)?;
-        if gradient.dims() != images.dims() {
-            let (found, expected) = (gradient.shape().clone(), images.shape().clone());
-            return Err(Error::Shape { what: "the input gradient", found, expected });
-        }
+        check_gradient(images, &gradient)?;
         Ok(Answers { answers, gradient: Some(gradient) })
     }
 

@@ -98,3 +98,6 @@ __device__ __forceinline__ float block_sum(float v) {
 // Distribution function and density of the standard normal distribution.
 __device__ __forceinline__ float normal_distribution(float x) { return 0.5f * (1.0f + erff(x * 0.70710678118654752f)); }
 __device__ __forceinline__ float normal_density(float x) { return 0.39894228040143268f * expf(-0.5f * x * x); }
+
+// Whether 16-byte accesses may begin at `p`.
+__device__ __forceinline__ bool is_aligned(const void* p) { return (reinterpret_cast<size_t>(p) & 15) == 0; }

@@ -1,10 +1,24 @@
 // Element-wise kernels: conversions, sums, scaling. All are bound by memory: one pass over inputs and outputs.
-#include "common.cuh"
+#include "columns.cuh"
+
+__device__ __forceinline__ void load_eight(const float* p, Size i, float out[8]) { load_parameters<8>(p, i, out); }
+__device__ __forceinline__ void load_eight(const bf16* p, Size i, float out[8]) { load_pack(p, i, out); }
+__device__ __forceinline__ void store_eight(float* p, Size i, const float in[8]) {
+    store_pack(p, i, in);
+    store_pack(p, i + 4, in + 4);
+}
+__device__ __forceinline__ void store_eight(bf16* p, Size i, const float in[8]) { store_pack(p, i, in); }
 
 // to[i] = from[i]; reads and writes n elements.
 template <class From, class To>
 __device__ void convert(const From* from, To* to, Size n) {
-    for (Size i = grid_index(); i < n; i += grid_stride()) store(to, i, load(from, i));
+    const Size whole = is_aligned(from) && is_aligned(to) ? n / 8 * 8 : 0;
+    for (Size i = grid_index() * 8; i < whole; i += grid_stride() * 8) {
+        float values[8];
+        load_eight(from, i, values);
+        store_eight(to, i, values);
+    }
+    for (Size i = whole + grid_index(); i < n; i += grid_stride()) store(to, i, load(from, i));
 }
 KERNEL convert_f32_bf16(const float* from, bf16* to, Size n) { convert(from, to, n); }
 KERNEL convert_bf16_f32(const bf16* from, float* to, Size n) { convert(from, to, n); }
@@ -12,17 +26,7 @@ KERNEL convert_bf16_f32(const bf16* from, float* to, Size n) { convert(from, to,
 // y = a + b; 3 n elements moved.
 template <class T>
 __device__ void add(const T* a, const T* b, T* y, Size n) {
-    constexpr int count = Pack<T>::count;
-    const Size whole = n / count * count;
-    for (Size i = grid_index() * count; i < whole; i += grid_stride() * count) {
-        float u[count], v[count];
-        load_pack(a, i, u);
-        load_pack(b, i, v);
-#pragma unroll
-        for (int k = 0; k < count; ++k) u[k] += v[k];
-        store_pack(y, i, u);
-    }
-    for (Size i = whole + grid_index(); i < n; i += grid_stride()) store(y, i, load(a, i) + load(b, i));
+    zip(a, b, y, n, [](float a, float b) { return a + b; });
 }
 KERNEL add_f32(const float* a, const float* b, float* y, Size n) { add(a, b, y, n); }
 KERNEL add_bf16(const bf16* a, const bf16* b, bf16* y, Size n) { add(a, b, y, n); }
@@ -30,34 +34,34 @@ KERNEL add_bf16(const bf16* a, const bf16* b, bf16* y, Size n) { add(a, b, y, n)
 // y = factor * a; 2 n elements moved.
 template <class T>
 __device__ void scale(const T* a, T* y, float factor, Size n) {
-    for (Size i = grid_index(); i < n; i += grid_stride()) store(y, i, factor * load(a, i));
+    map(a, y, n, [=](float a) { return factor * a; });
 }
 KERNEL scale_f32(const float* a, float* y, float factor, Size n) { scale(a, y, factor, n); }
 KERNEL scale_bf16(const bf16* a, bf16* y, float factor, Size n) { scale(a, y, factor, n); }
 
-// The sums over the rows of a (rows, columns) matrix. A block of 32 x 8 threads sums 32 columns over the rows
-// `blockIdx.y * rows_per_block ..`; with several blocks per column `partial` has one row of sums for each, which a second
-// launch adds up. Reads rows * columns elements.
+// The sums over the rows of a (rows, columns) matrix whose rows begin `stride` elements apart: one row of `partial` for
+// each blockIdx.y, which a second launch adds up. Reads rows * columns elements. `packed`: rows are whole packs.
 template <class T>
-__device__ void column_sums(const T* matrix, float* partial, Size rows, Size columns, Size rows_per_block) {
-    __shared__ float parts[8][WARP + 1];
-    const Size column = static_cast<Size>(blockIdx.x) * WARP + threadIdx.x;
-    const Size first = blockIdx.y * rows_per_block;
-    const Size end = first + rows_per_block < rows ? first + rows_per_block : rows;
-    float sum = 0.0f;
-    if (column < columns)
-        for (Size row = first + threadIdx.y; row < end; row += 8) sum += load(matrix, row * columns + column);
-    parts[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y == 0 && column < columns) {
+__device__ void column_sums(
+    const T* __restrict__ matrix, float* __restrict__ partial, Size stride, Size rows, Size columns, Size rows_per_block,
+    Size packed) {
+    const auto nothing = [](Size) {};
+    const auto add = [=](auto width) {
+        constexpr int V = decltype(width)::value;
+        by_columns<V, 1>(rows, columns, rows_per_block, partial, nothing, [=](Size row, Size column, float sums[1][V]) {
+            float values[V];
+            load_values<V>(matrix, row * stride + column, values);
 #pragma unroll
-        for (int k = 1; k < 8; ++k) sum += parts[k][threadIdx.x];
-        partial[blockIdx.y * columns + column] = sum;
-    }
+            for (int k = 0; k < V; ++k) sums[0][k] += values[k];
+        });
+    };
+    packed ? add(Constant<Pack<T>::count>()) : add(Constant<1>());
 }
-KERNEL column_sums_f32(const float* matrix, float* partial, Size rows, Size columns, Size rows_per_block) {
-    column_sums(matrix, partial, rows, columns, rows_per_block);
+KERNEL column_sums_f32(
+    const float* matrix, float* partial, Size stride, Size rows, Size columns, Size rows_per_block, Size packed) {
+    column_sums(matrix, partial, stride, rows, columns, rows_per_block, packed);
 }
-KERNEL column_sums_bf16(const bf16* matrix, float* partial, Size rows, Size columns, Size rows_per_block) {
-    column_sums(matrix, partial, rows, columns, rows_per_block);
+KERNEL column_sums_bf16(
+    const bf16* matrix, float* partial, Size stride, Size rows, Size columns, Size rows_per_block, Size packed) {
+    column_sums(matrix, partial, stride, rows, columns, rows_per_block, packed);
 }

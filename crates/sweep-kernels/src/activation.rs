@@ -7,6 +7,9 @@ use crate::elementwise::{map, zip_map};
 use crate::host::with_element;
 use crate::{Gradients, Layer, Mode, Parameters, Result, Tape};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// An element-wise nonlinearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -77,6 +80,10 @@ impl Activation {
         }
     }
 
+    fn applied(self, x: &Tensor) -> Result<Tensor> {
+        with_element!("activation", x, T => self.apply::<T>(x), cuda => self.apply_cuda(x))
+    }
+
     fn apply<T: Element>(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Gelu => map::<T>(
@@ -105,13 +112,13 @@ fn sigmoid<T: Element>(x: T) -> T {
 
 impl Layer for Activation {
     fn forward(&self, _: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        let y = with_element!("activation", &x, T => self.apply::<T>(&x))?;
+        let y = self.applied(&x)?;
         tape.push(x);
         Ok(y)
     }
 
     fn backward(&self, _: &Parameters, dy: Tensor, tape: &mut Tape, _: &mut Gradients) -> Result<Tensor> {
         let x = tape.pop()?;
-        with_element!("activation", &x, T => self.pull_back::<T>(&x, &dy))
+        with_element!("activation", &x, T => self.pull_back::<T>(&x, &dy), cuda => self.pull_back_cuda(&x, &dy))
     }
 }

@@ -1,5 +1,8 @@
 //! Batch normalisation over all but the last dimension.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -362,7 +365,7 @@ fn zip_channels<T: Element, const K: usize>(
 
 impl Layer for BatchNorm {
     fn forward(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape, mode: Mode) -> Result<Tensor> {
-        with_element!("BatchNorm", &x, T => self.forward_typed::<T>(parameters, x, tape, mode))
+        with_element!("BatchNorm", &x, T => self.forward_typed::<T>(parameters, x, tape, mode), cuda => self.forward_cuda(parameters, x, tape, mode))
     }
 
     fn backward(
@@ -372,6 +375,6 @@ impl Layer for BatchNorm {
         tape: &mut Tape,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        with_element!("BatchNorm", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients))
+        with_element!("BatchNorm", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients), cuda => self.backward_cuda(parameters, &dy, tape, gradients))
     }
 }

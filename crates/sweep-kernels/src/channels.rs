@@ -8,6 +8,9 @@ use crate::image::image_dims;
 use crate::native::build;
 use crate::{Error, Gradients, Layer, Mode, Parameters, Result, Tape};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// Reorders images (N, C, H, W) into maps (N, H, W, C), which convolutions and norms work on.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelsLast;
@@ -58,11 +61,11 @@ impl ChannelsLast {
 
 impl Layer for ChannelsLast {
     fn forward(&self, _: &Parameters, x: Tensor, _: &mut Tape, _: Mode) -> Result<Tensor> {
-        with_element!("ChannelsLast", &x, T => Self::forward_typed::<T>(&x))
+        with_element!("ChannelsLast", &x, T => Self::forward_typed::<T>(&x), cuda => Self::forward_cuda(&x))
     }
 
     fn backward(&self, _: &Parameters, dy: Tensor, _: &mut Tape, _: &mut Gradients) -> Result<Tensor> {
-        with_element!("ChannelsLast", &dy, T => Self::backward_typed::<T>(&dy))
+        with_element!("ChannelsLast", &dy, T => Self::backward_typed::<T>(&dy), cuda => Self::backward_cuda(&dy))
     }
 }
 

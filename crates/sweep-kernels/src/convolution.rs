@@ -1,5 +1,8 @@
 //! Convolution of maps (N, H, W, C), as matrix products over unfolded patches.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use candle_core::Tensor;
 
 use crate::element::Element;
@@ -163,7 +166,7 @@ impl Convolution {
 }
 
 /// The sizes of one convolution.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Geometry {
     images: usize,
     height: usize,
@@ -430,7 +433,7 @@ impl Geometry {
 
 impl Layer for Convolution {
     fn forward(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        with_element!("Convolution", &x, T => self.forward_typed::<T>(parameters, x, tape))
+        with_element!("Convolution", &x, T => self.forward_typed::<T>(parameters, x, tape), cuda => self.forward_cuda(parameters, x, tape))
     }
 
     fn backward(
@@ -440,6 +443,6 @@ impl Layer for Convolution {
         tape: &mut Tape,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        with_element!("Convolution", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients))
+        with_element!("Convolution", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients), cuda => self.backward_cuda(parameters, &dy, tape, gradients))
     }
 }

@@ -9,13 +9,22 @@
 //! deterministic algorithms. They differ from the CPU's by rounding.
 
 mod arguments;
+pub mod attack;
+mod channels;
+mod columns;
 mod context;
+mod dnn;
 mod operations;
 mod product;
+mod staging;
 mod table;
 
 pub(crate) use arguments::{Argument, Grid};
+pub(crate) use channels::ChannelGrid;
+pub(crate) use columns::{Columns, MOST_BLOCKS_DOWN, Samples, column_sums, is_packed, strided_column_sums};
 pub(crate) use context::{Gpu, failure};
-pub(crate) use operations::{add, column_sums, convert, scale};
+pub(crate) use dnn::{ConvolutionSizes, Pass, Plan, plan};
+pub(crate) use operations::{add, convert, scale};
 pub(crate) use product::{Matrix, Product};
+pub(crate) use staging::Staging;
 pub(crate) use table::{Table, scale_all, sum_of_squares};

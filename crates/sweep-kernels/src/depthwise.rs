@@ -1,5 +1,8 @@
 //! Depthwise convolution: every channel has a kernel of its own.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -288,7 +291,7 @@ fn add_dot<T: Element>(sum: &mut Lanes<T>, strip: &[Lanes<T>; STRIP], line: &[La
 
 impl Layer for DepthwiseConvolution {
     fn forward(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        with_element!("DepthwiseConvolution", &x, T => self.forward_typed::<T>(parameters, x, tape))
+        with_element!("DepthwiseConvolution", &x, T => self.forward_typed::<T>(parameters, x, tape), cuda => self.forward_cuda(parameters, x, tape))
     }
 
     fn backward(
@@ -298,6 +301,6 @@ impl Layer for DepthwiseConvolution {
         tape: &mut Tape,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        with_element!("DepthwiseConvolution", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients))
+        with_element!("DepthwiseConvolution", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients), cuda => self.backward_cuda(parameters, &dy, tape, gradients))
     }
 }

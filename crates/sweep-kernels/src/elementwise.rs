@@ -56,12 +56,21 @@ fn larger<T: Element>(a: T, b: T) -> T {
     if a > b { a } else { b }
 }
 
-/// A tensor of the shape of `a` with elements `map(a, b)`.
-pub(crate) fn zip_map<T: Element>(a: &Tensor, b: &Tensor, map: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
+/// Checks that `b` has the shape and the dtype of `a`.
+pub(crate) fn same_shape(a: &Tensor, b: &Tensor) -> Result<()> {
     if a.dims() != b.dims() {
         let expected = format!("{:?}, the shape of the other operand", a.dims());
         return Err(Error::Shape { operation: "element-wise", got: b.dims().to_vec(), expected });
     }
+    if a.dtype() != b.dtype() {
+        return Err(Error::UnsupportedDtype { operation: "element-wise", dtype: b.dtype() });
+    }
+    Ok(())
+}
+
+/// A tensor of the shape of `a` with elements `map(a, b)`.
+pub(crate) fn zip_map<T: Element>(a: &Tensor, b: &Tensor, map: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
+    same_shape(a, b)?;
     let (left, right) = (Host::new(a)?, Host::new(b)?);
     let (left, right) = (left.read::<T>()?, right.read::<T>()?);
     let (left, right) = (&*left, &*right);
@@ -107,7 +116,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     )
 }
 
-/// `factor * a`, on any device.
+/// `factor * a`, on any device. `factor` is rounded to the dtype that the device computes in.
 ///
 /// # Errors
 /// [`Error::UnsupportedDtype`] for numbers that are not floating-point ones.

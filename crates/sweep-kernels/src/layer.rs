@@ -6,6 +6,9 @@ use crate::element::Element;
 use crate::host::with_element;
 use crate::{Gradients, Mode, Parameters, Result, Tape, elementwise};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// A differentiable function of one tensor, with parameters held outside it.
 pub trait Layer: Send + Sync {
     /// Computes the output and pushes onto `tape` what [`Layer::backward`] will pop.
@@ -116,7 +119,7 @@ impl Layer for Branches {
             Some(shortcut) => shortcut.forward(parameters, x, tape, mode)?,
             None => x,
         };
-        let y = with_element!("Branches", &main, T => add_relu::<T>(&main, &shortcut))?;
+        let y = positive_sum(&main, &shortcut)?;
         tape.push(y.clone());
         Ok(y)
     }
@@ -130,7 +133,7 @@ impl Layer for Branches {
     ) -> Result<Tensor> {
         // The output is positive exactly where the sum was, and the next layer keeps it anyway.
         let y = tape.pop()?;
-        let sum = with_element!("Branches", &y, T => where_positive::<T>(&y, &dy))?;
+        let sum = positive_part(&y, &dy)?;
         let shortcut = match &self.shortcut {
             Some(shortcut) => shortcut.backward(parameters, sum.clone(), tape, gradients)?,
             None => sum.clone(),
@@ -138,6 +141,14 @@ impl Layer for Branches {
         let main = self.main.backward(parameters, sum, tape, gradients)?;
         elementwise::add(&main, &shortcut)
     }
+}
+
+fn positive_sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    with_element!("Branches", a, T => add_relu::<T>(a, b), cuda => cuda::add_relu(a, b))
+}
+
+fn positive_part(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    with_element!("Branches", y, T => where_positive::<T>(y, dy), cuda => cuda::where_positive(y, dy))
 }
 
 /// `max(a + b, 0)` in one pass. NaN stays NaN, so that a network that diverged does not look alive.

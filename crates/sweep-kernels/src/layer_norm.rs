@@ -9,6 +9,9 @@ use crate::host::{Host, tensor, with_element};
 use crate::native::{build_with, rows_per_task};
 use crate::{Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// `(x - mean) / sqrt(variance + stability) * weight + bias` with mean and biased variance of each row (last dimension).
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm {
@@ -168,7 +171,7 @@ fn pull_back<T: Element>(x: &[T], dy: &[T], weight: &[T], [mean, reciprocal]: [T
 
 impl Layer for LayerNorm {
     fn forward(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        with_element!("LayerNorm", &x, T => self.forward_typed::<T>(parameters, &x, tape))
+        with_element!("LayerNorm", &x, T => self.forward_typed::<T>(parameters, &x, tape), cuda => self.forward_cuda(parameters, &x, tape))
     }
 
     fn backward(
@@ -178,6 +181,7 @@ impl Layer for LayerNorm {
         tape: &mut Tape,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        with_element!("LayerNorm", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients))
+        with_element!("LayerNorm", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients),
+            cuda => self.backward_cuda(parameters, &dy, tape, gradients))
     }
 }

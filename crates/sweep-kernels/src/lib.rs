@@ -46,6 +46,7 @@ mod softmax;
 mod stochastic;
 mod tape;
 mod tokens;
+mod upload;
 mod window_bias;
 mod windows;
 
@@ -74,4 +75,7 @@ pub use scale::LayerScale;
 pub use stochastic::StochasticDepth;
 pub use tape::{BatchStatistics, Mode, Noise, StatisticsIds, Tape};
 pub use tokens::{ClassTokenAndPositions, SelectToken};
+pub use upload::Uploads;
 pub use windows::{WindowMerge, WindowPartition, Windows};
+#[cfg(feature = "cuda")]
+pub use cuda::attack as attack_steps;

@@ -9,6 +9,9 @@ use crate::host::{Host, tensor, with_element};
 use crate::native::{Matrix, Threads, build_with, product, rows_per_task, transpose, vectorized};
 use crate::{Activation, Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// `activation(x Wᵀ + b)` over the last dimension of `x` (…, in); the result is (…, out).
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
@@ -29,12 +32,8 @@ impl Linear {
         Self { activation: Some(activation), ..self }
     }
 
-    fn forward_typed<T: Element>(
-        &self,
-        parameters: &Parameters,
-        x: Tensor,
-        tape: &mut Tape,
-    ) -> Result<Tensor> {
+    /// The shape of the output for an input `x`, and the numbers of input and output features.
+    fn output_shape(&self, parameters: &Parameters, x: &Tensor) -> Result<(Vec<usize>, usize, usize)> {
         let (out_features, in_features) = parameters.get(self.weight).dims2()?;
         let mut shape = x.dims().to_vec();
         if shape.pop() != Some(in_features) {
@@ -42,6 +41,16 @@ impl Linear {
             return Err(Error::Shape { operation: "Linear", got: x.dims().to_vec(), expected });
         }
         shape.push(out_features);
+        Ok((shape, in_features, out_features))
+    }
+
+    fn forward_typed<T: Element>(
+        &self,
+        parameters: &Parameters,
+        x: Tensor,
+        tape: &mut Tape,
+    ) -> Result<Tensor> {
+        let (shape, _, out_features) = self.output_shape(parameters, &x)?;
         let mut z = affine_product::<T>(&x, parameters.get(self.weight))?;
         let bias = match self.bias {
             Some(id) => Host::new(parameters.get(id))?.read::<T>()?.to_vec(),
@@ -187,7 +196,7 @@ fn bias_and_activation<T: Element>(z: &mut [T], bias: &[T], value: impl Fn(T) ->
 
 impl Layer for Linear {
     fn forward(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        with_element!("Linear", &x, T => self.forward_typed::<T>(parameters, x, tape))
+        with_element!("Linear", &x, T => self.forward_typed::<T>(parameters, x, tape), cuda => self.forward_cuda(parameters, x, tape))
     }
 
     fn backward(
@@ -197,6 +206,7 @@ impl Layer for Linear {
         tape: &mut Tape,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        with_element!("Linear", &dy, T => self.backward_typed::<T>(parameters, dy, tape, gradients))
+        with_element!("Linear", &dy, T => self.backward_typed::<T>(parameters, dy, tape, gradients),
+            cuda => self.backward_cuda(parameters, &dy, tape, gradients))
     }
 }

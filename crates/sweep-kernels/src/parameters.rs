@@ -87,6 +87,9 @@ pub struct Parameters {
     /// Copies in BF16 of parameters as they are now, made when a layer first asks.
     #[cfg(feature = "cuda")]
     converted: Mutex<HashMap<ParameterId, Tensor>>,
+    /// Copies in the order that the kernels of a layer read them in.
+    #[cfg(feature = "cuda")]
+    rearranged: Mutex<HashMap<(ParameterId, DType), Tensor>>,
 }
 
 #[derive(Debug)]
@@ -199,11 +202,33 @@ impl Parameters {
         Ok(copy)
     }
 
-    /// Drops the copies that [`Parameters::converted`] keeps. Whoever overwrites a parameter in place calls it.
+    /// The tensor of `id` as `rearrange` makes it in `dtype`, once, and kept until a parameter changes. All callers for one
+    /// parameter must rearrange it alike.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn rearranged(
+        &self,
+        id: ParameterId,
+        dtype: DType,
+        rearrange: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut kept = self.rearranged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(copy) = kept.get(&(id, dtype)) {
+            return Ok(copy.clone());
+        }
+        let copy = rearrange(self.get(id))?;
+        kept.insert((id, dtype), copy.clone());
+        Ok(copy)
+    }
+
+    /// Drops the copies that [`Parameters::converted`] and [`Parameters::rearranged`] keep. Whoever overwrites a parameter in
+    /// place calls it.
     #[cfg_attr(not(feature = "cuda"), expect(clippy::unused_self, reason = "there are copies on GPUs only"))]
     pub(crate) fn forget_converted(&mut self) {
         #[cfg(feature = "cuda")]
-        self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        {
+            self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+            self.rearranged.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        }
     }
 
     /// Drops the copy of one parameter.

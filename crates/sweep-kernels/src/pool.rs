@@ -1,6 +1,9 @@
 //! Layers that make maps (N, H, W, C) smaller: the largest value or the mean of a neighbourhood, or neighbours stacked
 //! into channels.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
@@ -209,11 +212,11 @@ fn is_nan<T: Element>(value: T) -> bool {
 
 impl Layer for MaxPool {
     fn forward(&self, _: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        with_element!("MaxPool", &x, T => self.forward_typed::<T>(&x, tape))
+        with_element!("MaxPool", &x, T => self.forward_typed::<T>(&x, tape), cuda => self.forward_cuda(&x, tape))
     }
 
     fn backward(&self, _: &Parameters, dy: Tensor, tape: &mut Tape, _: &mut Gradients) -> Result<Tensor> {
-        with_element!("MaxPool", &dy, T => self.backward_typed::<T>(&dy, tape))
+        with_element!("MaxPool", &dy, T => self.backward_typed::<T>(&dy, tape), cuda => self.backward_cuda(&dy, tape))
     }
 }
 
@@ -232,6 +235,10 @@ fn places_of(x: &Tensor) -> Result<(usize, usize, usize)> {
             Err(Error::Shape { operation: "MeanPool", got: dims.to_vec(), expected })
         }
     }
+}
+
+fn mean(x: &Tensor) -> Result<Tensor> {
+    with_element!("MeanPool", x, T => mean_over_places::<T>(x), cuda => cuda::mean_over_places(x))
 }
 
 fn mean_over_places<T: Element>(x: &Tensor) -> Result<Tensor> {
@@ -283,7 +290,7 @@ fn spread_over_places<T: Element>(dy: &Tensor, saved: &Tensor) -> Result<Tensor>
 
 impl Layer for MeanPool {
     fn forward(&self, _: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        let y = with_element!("MeanPool", &x, T => mean_over_places::<T>(&x))?;
+        let y = mean(&x)?;
         if tape.is_recording() {
             tape.push(outline(&x)?);
         }
@@ -292,7 +299,7 @@ impl Layer for MeanPool {
 
     fn backward(&self, _: &Parameters, dy: Tensor, tape: &mut Tape, _: &mut Gradients) -> Result<Tensor> {
         let saved = tape.pop()?;
-        with_element!("MeanPool", &dy, T => spread_over_places::<T>(&dy, &saved))
+        with_element!("MeanPool", &dy, T => spread_over_places::<T>(&dy, &saved), cuda => cuda::spread_over_places(&dy, &saved))
     }
 }
 

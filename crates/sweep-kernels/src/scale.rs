@@ -8,6 +8,9 @@ use crate::host::{Host, tensor, with_element};
 use crate::native::{build, rows_per_task};
 use crate::{Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// `x * gamma` over the last dimension, which scales the branches of ConvNeXt (layer scale; Touvron et al. 2021,
 /// "Going deeper with image transformers").
 #[derive(Clone, Copy, Debug)]
@@ -21,14 +24,24 @@ impl LayerScale {
         Self { gamma }
     }
 
-    fn scaled<T: Element>(self, parameters: &Parameters, x: &Tensor) -> Result<Tensor> {
-        let gamma = parameters.get(self.gamma);
-        let width = gamma.elem_count();
+    fn width(self, parameters: &Parameters, x: &Tensor) -> Result<usize> {
+        let width = parameters.get(self.gamma).elem_count();
         if width == 0 || x.dims().last() != Some(&width) {
             let expected = format!("(…, {width})");
             return Err(Error::Shape { operation: "LayerScale", got: x.dims().to_vec(), expected });
         }
-        let (gamma, host) = (Host::new(gamma)?, Host::new(x)?);
+        Ok(width)
+    }
+
+    fn applied(self, parameters: &Parameters, x: &Tensor) -> Result<Tensor> {
+        with_element!(
+            "LayerScale", x, T => self.scaled::<T>(parameters, x), cuda => self.scaled_cuda(parameters, x)
+        )
+    }
+
+    fn scaled<T: Element>(self, parameters: &Parameters, x: &Tensor) -> Result<Tensor> {
+        let width = self.width(parameters, x)?;
+        let (gamma, host) = (Host::new(parameters.get(self.gamma))?, Host::new(x)?);
         let (gamma, input) = (gamma.read::<T>()?, host.read::<T>()?);
         let (gamma, input) = (&*gamma, &*input);
         let y = build(
@@ -69,7 +82,7 @@ fn factor_gradient<T: Element>(x: &Tensor, dy: &Tensor, gamma: &Tensor) -> Resul
 
 impl Layer for LayerScale {
     fn forward(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        let y = with_element!("LayerScale", &x, T => self.scaled::<T>(parameters, &x))?;
+        let y = self.applied(parameters, &x)?;
         tape.push(x);
         Ok(y)
     }
@@ -82,11 +95,15 @@ impl Layer for LayerScale {
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
         let x = tape.pop()?;
+        #[cfg(feature = "cuda")]
+        if dy.device().is_cuda() {
+            return self.backward_cuda(parameters, &x, &dy, gradients);
+        }
         if gradients.wants(self.gamma) {
             let gamma = parameters.get(self.gamma);
             let sums = with_element!("LayerScale", &dy, T => factor_gradient::<T>(&x, &dy, gamma))?;
             gradients.add(self.gamma, sums)?;
         }
-        with_element!("LayerScale", &dy, T => self.scaled::<T>(parameters, &dy))
+        self.applied(parameters, &dy)
     }
 }

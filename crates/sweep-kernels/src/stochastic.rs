@@ -7,6 +7,9 @@ use crate::host::{Host, tensor, with_element};
 use crate::native::build;
 use crate::{Error, Gradients, Layer, Mode, Noise, Parameters, Result, Tape};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// Stochastic depth (Huang et al. 2016): in training each sample (index of the first dimension) becomes zero with a
 /// given probability and is divided by the probability of staying otherwise, so that its mean is kept. This is timm's
 /// `DropPath` with `scale_by_keep`. In evaluation it is the identity and copies nothing.
@@ -30,6 +33,14 @@ impl StochasticDepth {
         }
         let expected = "at least 0 and below 1";
         Err(Error::Setting { name: "probability of stochastic depth", value: probability, expected })
+    }
+
+    /// The scaled samples and their factors.
+    fn draw(self, x: &Tensor, noise: Noise) -> Result<(Tensor, Tensor)> {
+        with_element!("StochasticDepth", x, T => {
+            let factors = self.factors::<T>(noise, x.dim(0)?)?;
+            Ok((scale_samples::<T>(x, &factors)?, factors))
+        }, cuda => self.forward_cuda(x, noise))
     }
 
     /// One factor per sample.
@@ -76,9 +87,7 @@ impl Layer for StochasticDepth {
             }
             return Ok(x);
         };
-        let samples = x.dim(0)?;
-        let factors = with_element!("StochasticDepth", &x, T => self.factors::<T>(noise, samples))?;
-        let y = with_element!("StochasticDepth", &x, T => scale_samples::<T>(&x, &factors))?;
+        let (y, factors) = self.draw(&x, noise)?;
         tape.push(factors);
         Ok(y)
     }
@@ -91,6 +100,8 @@ impl Layer for StochasticDepth {
         if factors.elem_count() == 0 {
             return Ok(dy);
         }
-        with_element!("StochasticDepth", &dy, T => scale_samples::<T>(&dy, &factors))
+        with_element!(
+            "StochasticDepth", &dy, T => scale_samples::<T>(&dy, &factors), cuda => Self::backward_cuda(&dy, &factors)
+        )
     }
 }

@@ -35,10 +35,15 @@ impl Noise {
         Self { seed, first_sample }
     }
 
+    /// What the position of a sample in this pass is added to: mixed once more, the sum gives the sample's random bits in
+    /// layer `layer`.
+    pub(crate) fn stream(self, layer: u64) -> u64 {
+        mixed(mixed(self.seed).wrapping_add(layer)).wrapping_add(self.first_sample)
+    }
+
     /// A number in [0, 1) for `sample` of this pass (counted from 0) in layer `layer`.
     pub(crate) fn uniform(self, layer: u64, sample: u64) -> f64 {
-        let sample = self.first_sample.wrapping_add(sample);
-        let bits = mixed(mixed(mixed(self.seed).wrapping_add(layer)).wrapping_add(sample));
+        let bits = mixed(self.stream(layer).wrapping_add(sample));
         (bits >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

@@ -8,6 +8,9 @@ use crate::host::{Host, tensor, with_element};
 use crate::native::build;
 use crate::{Error, Gradients, Layer, Mode, ParameterId, Parameters, Result, Tape};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 /// Puts a class token in front of each sequence and adds the position embeddings: (N, L, width) → (N, L + 1, width).
 #[derive(Clone, Copy, Debug)]
 pub struct ClassTokenAndPositions {
@@ -21,19 +24,22 @@ impl ClassTokenAndPositions {
         Self { class_token, positions }
     }
 
-    fn forward_typed<T: Element>(self, parameters: &Parameters, x: &Tensor) -> Result<Tensor> {
+    /// The sizes (N, L + 1, width) of the output.
+    fn sizes(self, parameters: &Parameters, x: &Tensor) -> Result<(usize, usize, usize)> {
         let (_, tokens, width) = parameters.get(self.positions).dims3()?;
-        let images = match *x.dims() {
-            [images, length, columns] if length + 1 == tokens && columns == width => images,
+        match *x.dims() {
+            [images, length, columns] if length + 1 == tokens && columns == width => {
+                Ok((images, tokens, width))
+            }
             ref dims => {
                 let expected = format!("(N, {}, {width})", tokens - 1);
-                return Err(Error::Shape {
-                    operation: "ClassTokenAndPositions",
-                    got: dims.to_vec(),
-                    expected,
-                });
+                Err(Error::Shape { operation: "ClassTokenAndPositions", got: dims.to_vec(), expected })
             }
-        };
+        }
+    }
+
+    fn forward_typed<T: Element>(self, parameters: &Parameters, x: &Tensor) -> Result<Tensor> {
+        let (images, tokens, width) = self.sizes(parameters, x)?;
         let class_token = Host::new(parameters.get(self.class_token))?;
         let (positions, patches) = (Host::new(parameters.get(self.positions))?, Host::new(x)?);
         let (class_token, positions) = (class_token.read::<T>()?, positions.read::<T>()?);
@@ -103,7 +109,8 @@ fn sum_over_images<T: Element>(data: &[T], images: usize, per_image: usize, widt
 
 impl Layer for ClassTokenAndPositions {
     fn forward(&self, parameters: &Parameters, x: Tensor, _: &mut Tape, _: Mode) -> Result<Tensor> {
-        with_element!("ClassTokenAndPositions", &x, T => self.forward_typed::<T>(parameters, &x))
+        with_element!("ClassTokenAndPositions", &x, T => self.forward_typed::<T>(parameters, &x),
+            cuda => self.forward_cuda(parameters, &x))
     }
 
     fn backward(
@@ -113,7 +120,8 @@ impl Layer for ClassTokenAndPositions {
         _: &mut Tape,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        with_element!("ClassTokenAndPositions", &dy, T => self.backward_typed::<T>(parameters, &dy, gradients))
+        with_element!("ClassTokenAndPositions", &dy, T => self.backward_typed::<T>(parameters, &dy, gradients),
+            cuda => self.backward_cuda(parameters, &dy, gradients))
     }
 }
 
@@ -127,6 +135,14 @@ impl SelectToken {
     /// Keeps the token at `index`, which must be below L.
     pub fn new(index: usize) -> Self {
         Self { index }
+    }
+
+    fn select(self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return self.forward_cuda(x);
+        }
+        Ok(x.narrow(1, self.index, 1)?.squeeze(1)?.contiguous()?)
     }
 
     fn scatter<T: Element>(self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
@@ -144,13 +160,13 @@ impl SelectToken {
 
 impl Layer for SelectToken {
     fn forward(&self, _: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        let y = x.narrow(1, self.index, 1)?.squeeze(1)?.contiguous()?;
+        let y = self.select(&x)?;
         tape.push(x);
         Ok(y)
     }
 
     fn backward(&self, _: &Parameters, dy: Tensor, tape: &mut Tape, _: &mut Gradients) -> Result<Tensor> {
         let x = tape.pop()?;
-        with_element!("SelectToken", &dy, T => self.scatter::<T>(&x, &dy))
+        with_element!("SelectToken", &dy, T => self.scatter::<T>(&x, &dy), cuda => self.scatter_cuda(&x, &dy))
     }
 }

@@ -5,12 +5,16 @@
 //! cargo bench -p sweep-worker --bench models [-- OPTION…] [MODEL…]
 //!   --modes train,adv_train,eval   what to time (also: forward)
 //!   --threads N, --batch N, --rounds N, --iterations N
+//!   --device cpu|cuda              where to compute (cuda: with the feature `cuda`); 0 threads leave the pool as it is
+//!   --precision f32|tf32|bf16      what to compute in; the latter two on cuda
 //!   --pytorch COMMAND              a command that takes `--model --mode --batch --threads --iters` and prints a JSON line
-//!                                  with `sec_per_step_median`, `cpu_sec_per_step` and `max_rss_mib`
+//!                                  with `sec_per_step_median`, `cpu_sec_per_step` and `max_rss_mib`; on cuda it gets
+//!                                  `--device cuda`, `--bf16` or `--tf32` too, and a second turn with `--compile`
 //! ```
 //!
 //! Every measurement is a process of its own, so that its peak memory means something, and the two programs take turns.
-//! The ratio is PyTorch's median time by ours: above 1 we are faster.
+//! The ratio is PyTorch's median time by ours: above 1 we are faster. On a GPU the table begins with its measured ceilings,
+//! and each row tells images per second and the share of the matrix ceiling that the model's own products amount to.
 
 #![expect(
     clippy::print_stdout,
@@ -27,8 +31,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 use sweep_attacks::{Attack, Loss, Norm};
 use sweep_kernels::{
-    AdamW, AdamWSettings, Classifier, Gradients, Mode, Noise, Optimizer, ParameterGroup, Tape,
-    mean_cross_entropy,
+    AdamW, AdamWSettings, Chain, Classifier, Compute, Gradients, Layer, Linear, Mode, Noise, Optimizer,
+    ParameterGroup, Parameters, Residual, Tape, cross_entropy, scale,
 };
 use sweep_models::{Architecture, ConvnextConfig, Model, ResnetConfig, SwinConfig, VitConfig};
 
@@ -107,6 +111,8 @@ struct Options {
     /// Steps of one measurement; by default few for large models and many for small ones.
     iterations: Option<usize>,
     pytorch: Option<String>,
+    is_cuda: bool,
+    precision: String,
     /// Measure the one model in the one mode, in this process.
     here: bool,
 }
@@ -121,6 +127,8 @@ impl Options {
             rounds: 2,
             iterations: None,
             pytorch: None,
+            is_cuda: false,
+            precision: "f32".to_owned(),
             here: false,
         };
         let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
@@ -133,6 +141,8 @@ impl Options {
                 "--rounds" => options.rounds = value().parse().unwrap(),
                 "--iterations" => options.iterations = Some(value().parse().unwrap()),
                 "--pytorch" => options.pytorch = Some(value()),
+                "--device" => options.is_cuda = value() == "cuda",
+                "--precision" => options.precision = value(),
                 "--here" => options.here = true,
                 _ => options.models.push(argument),
             }
@@ -154,38 +164,86 @@ fn main() {
         println!("{}", measure(&options));
         return;
     }
+    let ceiling = options.is_cuda.then(|| ceilings(&options));
     println!(
-        "{:20} {:10} {:>12} {:>12} {:>8}   {:>12} {:>12} {:>8} {:>7}",
-        "model", "mode", "ms a step", "cpu ms", "MiB", "PyTorch ms", "cpu ms", "MiB", "ratio"
+        "{:20} {:10} {:>12} {:>12} {:>8} {:>10} {:>7}   PyTorch ms (ratio)",
+        "model", "mode", "ms a step", "cpu ms", "MiB", "images/s", "share"
     );
     for model in &options.models {
         for mode in &options.modes {
-            compare(&options, model, mode);
+            compare(&options, model, mode, ceiling);
         }
     }
 }
 
+/// Measures and prints what the GPU can do at best: products of matrices in the precision asked for, and moving memory.
+/// Returns the former in operations per second.
+fn ceilings(options: &Options) -> f64 {
+    let found = spawn_ours(options, "ceilings", "forward");
+    let (matrix, memory) = (found["operations_per_second"].as_f64(), found["bytes_per_second"].as_f64());
+    let (matrix, memory) = (matrix.unwrap(), memory.unwrap());
+    println!(
+        "measured ceilings: {:.1} TFLOP/s in {}, {:.2} TB/s",
+        matrix * 1e-12,
+        options.precision,
+        memory * 1e-12
+    );
+    matrix
+}
+
 /// One row of the table: both programs in turn, and the medians over the rounds.
-fn compare(options: &Options, model: &str, mode: &str) {
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+fn compare(options: &Options, model: &str, mode: &str, ceiling: Option<f64>) {
+    let variants: &[&[&str]] = match (&options.pytorch, options.is_cuda) {
+        (None, _) => &[],
+        (Some(_), false) => &[&[]],
+        (Some(_), true) => &[&[], &["--compile"]],
+    };
+    let mut ours = Vec::new();
+    let mut theirs = vec![Vec::new(); variants.len()];
     for _ in 0..options.rounds {
         ours.push(spawn_ours(options, model, mode));
-        theirs.extend(options.pytorch.as_ref().map(|command| spawn_pytorch(command, options, model, mode)));
+        for (results, variant) in theirs.iter_mut().zip(variants) {
+            results.push(spawn_pytorch(options, variant, model, mode));
+        }
     }
-    let row = |results: &[Value]| {
-        let column = |key| middle(results.iter().map(|result| result[key].as_f64().unwrap()).collect());
-        (column("sec_per_step_median") * 1e3, column("cpu_sec_per_step") * 1e3, column("max_rss_mib"))
+    let column = |results: &[Value], key: &str| {
+        middle(results.iter().map(|result| result[key].as_f64().unwrap()).collect())
     };
-    let (wall, processor, memory) = row(&ours);
-    print!("{model:20} {mode:10} {wall:>12.2} {processor:>12.2} {memory:>8.0}");
-    if !theirs.is_empty() {
-        let (their_wall, their_processor, their_memory) = row(&theirs);
-        print!(
-            "   {their_wall:>12.2} {their_processor:>12.2} {their_memory:>8.0} {:>7.2}",
-            their_wall / wall
-        );
+    let seconds = column(&ours, "sec_per_step_median");
+    let (processor, memory) = (column(&ours, "cpu_sec_per_step") * 1e3, column(&ours, "max_rss_mib"));
+    let images = options.batch as f64 / seconds;
+    let share = ceiling.and_then(|ceiling| Some(images * operations(model, mode)? / ceiling));
+    let share = share.map_or_else(String::new, |share| format!("{:.1} %", share * 100.0));
+    print!(
+        "{model:20} {mode:10} {:>12.2} {processor:>12.2} {memory:>8.0} {images:>10.1} {share:>7} ",
+        seconds * 1e3
+    );
+    for (results, variant) in theirs.iter().zip(variants) {
+        let their_seconds = column(results, "sec_per_step_median");
+        print!("  {} {:.2} ({:.2})", variant.concat(), their_seconds * 1e3, their_seconds / seconds);
     }
     println!();
+}
+
+/// Operations for one image that a step consists of, twice the multiply-adds of the products and convolutions of a
+/// forward pass at 224 pixels, counted from the architectures; a backward pass to inputs costs as much again, one to weights
+/// too. `None` for other models.
+fn operations(model: &str, mode: &str) -> Option<f64> {
+    let multiply_adds = match model {
+        "vit_base" | "clip_vit" => 17.57e9,
+        "swin_base" => 15.47e9,
+        "convnext_base" | "clip_convnext" => 15.36e9,
+        "resnet50" => 4.09e9,
+        _ => return None,
+    };
+    let passes = match mode {
+        "forward" => 1.0,
+        "train" => 3.0,
+        "adv_train" => 7.0 * 2.0 + 1.0 + 3.0,
+        "eval" => 1.0 + 10.0 * 2.0 + 1.0 + 1.0,
+        _ => return None,
+    };
+    Some(2.0 * multiply_adds * passes)
 }
 
 fn middle(mut values: Vec<f64>) -> f64 {
@@ -196,7 +254,8 @@ fn middle(mut values: Vec<f64>) -> f64 {
 
 fn spawn_ours(options: &Options, model: &str, mode: &str) -> Value {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--here", model, "--modes", mode]);
+    command.args(["--here", model, "--modes", mode, "--precision", &options.precision]);
+    command.args(["--device", if options.is_cuda { "cuda" } else { "cpu" }]);
     for (name, value) in [
         ("--threads", options.threads),
         ("--batch", options.batch),
@@ -209,10 +268,16 @@ fn spawn_ours(options: &Options, model: &str, mode: &str) -> Value {
     last_line(&mut command)
 }
 
-fn spawn_pytorch(pytorch: &str, options: &Options, model: &str, mode: &str) -> Value {
-    let mut words = pytorch.split_whitespace();
+fn spawn_pytorch(options: &Options, variant: &[&str], model: &str, mode: &str) -> Value {
+    let mut words = options.pytorch.as_ref().unwrap().split_whitespace();
     let mut command = Command::new(words.next().unwrap());
-    command.args(words).args(["--model", model, "--mode", mode]);
+    command.args(words).args(variant).args(["--model", model, "--mode", mode]);
+    if options.is_cuda {
+        command.args(["--device", "cuda"]);
+    }
+    if options.precision != "f32" {
+        command.arg(format!("--{}", options.precision));
+    }
     for (name, value) in
         [("--threads", options.threads), ("--batch", options.batch), ("--iters", options.iterations(model))]
     {
@@ -232,7 +297,18 @@ fn last_line(command: &mut Command) -> Value {
 fn measure(options: &Options) -> Value {
     // The calling thread is one of the pool, as in a worker.
     rayon::ThreadPoolBuilder::new().num_threads(options.threads).use_current_thread().build_global().unwrap();
-    let mut bench = Bench::new(architecture(&options.models[0]), options.batch);
+    let device = if options.is_cuda { Device::new_cuda(0).unwrap() } else { Device::Cpu };
+    let compute = match options.precision.as_str() {
+        "f32" => Compute::Full,
+        "tf32" => Compute::Tf32,
+        "bf16" => Compute::Bf16,
+        precision => panic!("precision {precision} is unknown; known are f32, tf32, bf16"),
+    };
+    let iterations = options.iterations(&options.models[0]);
+    if options.models[0] == "ceilings" {
+        return measure_ceilings(&device, compute, iterations);
+    }
+    let mut bench = Bench::new(architecture(&options.models[0]), options.batch, &device, compute);
     let step: fn(&mut Bench) = match options.modes[0].as_str() {
         "forward" => |bench| drop(bench.model.logits(&bench.images).unwrap()),
         "train" => |bench| bench.train(&bench.images.clone()),
@@ -248,11 +324,12 @@ fn measure(options: &Options) -> Value {
         mode => panic!("mode {mode} is unknown; known are forward, train, adv_train, eval"),
     };
     step(&mut bench);
-    let iterations = options.iterations(&options.models[0]);
+    device.synchronize().unwrap();
     let before = processor_seconds();
     let times = (0..iterations).map(|_| {
         let start = Instant::now();
         step(&mut bench);
+        device.synchronize().unwrap();
         start.elapsed().as_secs_f64()
     });
     let median = middle(times.collect());
@@ -261,6 +338,30 @@ fn measure(options: &Options) -> Value {
         "cpu_sec_per_step": (processor_seconds() - before) / iterations as f64,
         "max_rss_mib": getrusage(UsageWho::RUSAGE_SELF).unwrap().max_rss() / 1024,
     })
+}
+
+/// The best of some turns at a large product of matrices and at adding two large tensors.
+fn measure_ceilings(device: &Device, compute: Compute, iterations: usize) -> Value {
+    /// Rows and columns of the matrices: large enough that nothing but arithmetic counts.
+    const SIDE: usize = 8192;
+    let dtype = compute.activations(DType::F32);
+    let random = || Tensor::rand(-1.0_f32, 1.0, (SIDE, SIDE), &Device::Cpu).unwrap();
+    let mut parameters = Parameters::new();
+    let weight = parameters.add("weight", random()).unwrap();
+    let parameters = parameters.to_device(device, compute).unwrap();
+    let x = random().to_dtype(dtype).unwrap().to_device(device).unwrap();
+    let best = |layer: &dyn Layer| {
+        let times = (0..=iterations).map(|_| {
+            let start = Instant::now();
+            layer.forward(&parameters, x.clone(), &mut Tape::off(), Mode::Evaluation).unwrap();
+            device.synchronize().unwrap();
+            start.elapsed().as_secs_f64()
+        });
+        times.fold(f64::INFINITY, f64::min)
+    };
+    let (product, sum) = (best(&Linear::new(weight, None)), best(&Residual(Chain::new())));
+    let bytes = 3.0 * (SIDE * SIDE * dtype.size_in_bytes()) as f64;
+    json!({"operations_per_second": 2.0 * (SIDE as f64).powi(3) / product, "bytes_per_second": bytes / sum})
 }
 
 /// Processor time of this process so far.
@@ -280,7 +381,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(architecture: Architecture, batch: usize) -> Self {
+    fn new(architecture: Architecture, batch: usize, device: &Device, compute: Compute) -> Self {
         let (size, classes) = (architecture.image_size(), architecture.num_classes());
         let mut state = 1_u64;
         let mut uniforms = move || {
@@ -288,6 +389,7 @@ impl Bench {
             (state >> 11) as f64 / (1_u64 << 53) as f64
         };
         let model = Model::new(architecture, DType::F32, &mut uniforms).unwrap();
+        let model = model.to_device(device, compute).unwrap();
         let pixels: Vec<f32> = (0..batch * 3 * size * size).map(|_| uniforms() as f32).collect();
         let group = ParameterGroup {
             parameters: model.parameters().trainable().map(|(id, ..)| id).collect(),
@@ -297,7 +399,7 @@ impl Bench {
         Self {
             model,
             optimizer: AdamW::new(AdamWSettings::default(), vec![group]).unwrap(),
-            images: Tensor::from_vec(pixels, (batch, 3, size, size), &Device::Cpu).unwrap(),
+            images: Tensor::from_vec(pixels, (batch, 3, size, size), device).unwrap(),
             labels: (0..batch).map(|sample| (sample % classes) as u32).collect(),
             steps: 0,
         }
@@ -313,10 +415,11 @@ impl Bench {
         let mut tape = Tape::recording();
         let mode = Mode::Train(Noise::new(self.steps, 0));
         let output = self.model.forward(images, &mut tape, mode).unwrap();
-        let (_, dlogits) = mean_cross_entropy(&output.logits, &self.labels).unwrap();
+        let gradient = cross_entropy(&output.logits, &self.labels).unwrap().gradient;
         let statistics = tape.take_statistics();
         let mut gradients = Gradients::wanted(self.model.parameters());
-        self.model.backward(dlogits, tape, &mut gradients).unwrap();
+        let mean = 1.0 / self.labels.len() as f64;
+        self.model.backward(scale(&gradient, mean).unwrap(), tape, &mut gradients).unwrap();
         self.model.update_statistics(&statistics).unwrap();
         self.optimizer.step(self.model.parameters_mut(), &gradients, 1.0).unwrap();
         self.steps += 1;

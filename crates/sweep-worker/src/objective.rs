@@ -3,7 +3,9 @@
 //! Works in f32 (training) and f64 (checking).
 
 use candle_core::{DType, Tensor};
-use sweep_kernels::{BatchStatistics, CrossEntropy, Gradients, Mode, Tape, cross_entropy, kullback_leibler};
+use sweep_kernels::{
+    BatchStatistics, CrossEntropy, Gradients, Mode, Tape, add, cross_entropy, kullback_leibler, scale,
+};
 use sweep_models::Model;
 
 use crate::Result;
@@ -39,7 +41,7 @@ pub(crate) fn classify(
     let logits = model.forward(images, &mut tape, mode)?.logits;
     let CrossEntropy { losses, gradient } = cross_entropy(&logits, labels)?;
     let statistics = tape.take_statistics();
-    model.backward(gradient.affine(into.weight, 0.0)?, tape, into.gradients)?;
+    model.backward(scale(&gradient, into.weight)?, tape, into.gradients)?;
     Ok(Contribution { loss: sum(&losses)?, correct: count_correct(&logits, labels)?, statistics })
 }
 
@@ -67,10 +69,10 @@ pub(crate) fn trades(
     statistics.extend(perturbed_tape.take_statistics());
 
     let of_divergence = beta * into.weight;
-    let perturbed_gradient = divergence.perturbed_gradient.affine(of_divergence, 0.0)?;
+    let perturbed_gradient = scale(&divergence.perturbed_gradient, of_divergence)?;
     model.backward(perturbed_gradient, perturbed_tape, into.gradients)?;
     let clean_gradient =
-        (gradient.affine(into.weight, 0.0)? + divergence.clean_gradient.affine(of_divergence, 0.0)?)?;
+        add(&scale(&gradient, into.weight)?, &scale(&divergence.clean_gradient, of_divergence)?)?;
     model.backward(clean_gradient, clean_tape, into.gradients)?;
     let loss = sum(&losses)? + beta * sum(&divergence.losses)?;
     Ok(Contribution { loss, correct: count_correct(&logits, labels)?, statistics })

@@ -2,17 +2,19 @@
 //!
 //! `cargo xtask chaos` kills a grid until it has proved that nothing is lost, nothing runs twice and the bits are the same;
 //! `cargo xtask two-schedulers` lets two schedulers share one home folder; `cargo xtask slurm-chaos` does to a grid on Slurm
-//! what clusters do.
+//! what clusters do; `cargo xtask gpu-check` shows what only a GPU can show; `cargo xtask emulate -- COMMAND` runs a command on an emulated CUDA device.
 
 mod chaos;
 mod console;
+mod emulate;
+mod gpu_check;
 #[cfg(test)]
 mod no_files;
 mod program;
 mod slurm_chaos;
 mod two_schedulers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -38,8 +40,12 @@ enum Command {
     Chaos(chaos::Arguments),
     /// Run one sweep with two schedulers at once; every run must be started exactly once.
     TwoSchedulers(two_schedulers::Arguments),
+    /// Check everything that needs a GPU, and time it.
+    GpuCheck(gpu_check::Arguments),
     /// Run a grid on a real Slurm and kill controllers, nodes and tasks; the results must not show it.
     SlurmChaos(slurm_chaos::Arguments),
+    /// Run a command on an emulated CUDA device: a build with `--features cuda` then executes the kernels on the CPU.
+    Emulate(emulate::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -55,11 +61,19 @@ fn main() -> ExitCode {
 
 /// Returns whether everything held.
 fn carry_out(cli: Cli) -> Result<bool> {
-    let program = Program::find(cli.sweep.as_deref())?;
-    console::say(&format!("program: {}", program.path().display()));
+    let told = cli.sweep.as_deref();
     match cli.command {
-        Command::Chaos(arguments) => chaos::run(&program, &arguments),
-        Command::TwoSchedulers(arguments) => two_schedulers::run(&program, &arguments),
-        Command::SlurmChaos(arguments) => slurm_chaos::run(&program, &arguments),
+        Command::Chaos(arguments) => chaos::run(&find_program(told)?, &arguments),
+        Command::TwoSchedulers(arguments) => two_schedulers::run(&find_program(told)?, &arguments),
+        Command::GpuCheck(arguments) => gpu_check::run(&arguments),
+        Command::SlurmChaos(arguments) => slurm_chaos::run(&find_program(told)?, &arguments),
+        Command::Emulate(arguments) => emulate::run(&arguments),
     }
+}
+
+/// Finds the program to be tried and says which it is.
+fn find_program(told: Option<&Path>) -> Result<Program> {
+    let program = Program::find(told)?;
+    console::say(&format!("program: {}", program.path().display()));
+    Ok(program)
 }

@@ -1,6 +1,6 @@
 //! What one thread holds of one GPU: its stream, loaded kernels and handles of libraries.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use candle_core::cuda_backend::cudarc::{cublas, cublaslt};
 use candle_core::cuda_backend::{CudaDevice, CudaStorageSlice, DeviceId};
 use candle_core::{DType, Device, Shape, Storage, Tensor};
 
+use super::dnn::Library;
 use super::product::Plans;
 use super::{Argument, Grid};
 use crate::{Error, Result};
@@ -55,6 +56,8 @@ struct Context {
     lt: lt::cublasLtHandle_t,
     plans: RefCell<Plans>,
     workspace: Tensor,
+    /// cuDNN, loaded by the first convolution that needs it.
+    dnn: OnceCell<Library>,
 }
 
 impl Gpu {
@@ -99,6 +102,15 @@ impl Gpu {
     /// cuBLASLt.
     pub(super) fn lt(&self) -> lt::cublasLtHandle_t {
         self.context.lt
+    }
+
+    /// cuDNN, bound to the stream.
+    pub(super) fn dnn(&self) -> Result<&Library> {
+        if let Some(library) = self.context.dnn.get() {
+            return Ok(library);
+        }
+        let library = Library::new(self.context.stream.cu_stream().cast())?;
+        Ok(self.context.dnn.get_or_init(|| library))
     }
 
     /// Products with an epilogue that were prepared before.
@@ -242,6 +254,7 @@ impl Context {
             lt,
             plans: RefCell::default(),
             workspace,
+            dnn: OnceCell::new(),
         })
     }
 

@@ -189,6 +189,22 @@ impl<'a> Product<'a> {
         .map_err(failure)
     }
 
+    /// Whether [`Product::into_with_bias`] can do it well: cuBLASLt has no fast algorithm, and for some sizes none at all,
+    /// where rows do not begin at multiples of 16 bytes.
+    pub(crate) fn takes_bias(&self, gpu: &Gpu, out: &Matrix<'_>) -> Result<bool> {
+        Ok(self.alignment(gpu, out)? >= 16)
+    }
+
+    /// The largest power of two, at most 256, that divides the addresses and the row strides in bytes of all matrices.
+    fn alignment(&self, gpu: &Gpu, out: &Matrix<'_>) -> Result<u32> {
+        let mut bits = 256;
+        for matrix in [&self.left, &self.right, out] {
+            let bytes = matrix.row_stride * matrix.tensor.dtype().size_in_bytes();
+            bits |= matrix.address(gpu)? | bytes as u64;
+        }
+        Ok(1 << bits.trailing_zeros())
+    }
+
     fn sizes(&self, out: &Matrix<'_>) -> Result<Sizes> {
         let ((rows, inner), (other_inner, columns)) = (self.left.dims(), self.right.dims());
         if inner != other_inner || out.dims() != (rows, columns) || out.is_transposed {

@@ -10,3 +10,4 @@ mod dense;
 mod images;
 mod support;
 mod training;
+mod uploads;

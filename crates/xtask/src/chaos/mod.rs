@@ -31,7 +31,7 @@ use tempfile::TempDir;
 
 use crate::chaos::disk::SmallDisk;
 use crate::chaos::journal::Journal;
-use crate::chaos::outcome::Outcome;
+pub(crate) use crate::chaos::outcome::Outcome;
 use crate::chaos::report::Tally;
 use crate::chaos::round::{Faults, Round, Setting};
 use crate::chaos::session::{End, Session, Start};

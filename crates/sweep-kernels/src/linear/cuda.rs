@@ -1,0 +1,99 @@
+//! The linear layer on a GPU: products by cuBLAS, the bias added in their epilogue, and one pass for the activation.
+
+use candle_core::{DType, Tensor};
+
+use super::Linear;
+use crate::cuda::{Columns, Gpu, Matrix, Product, column_sums, convert};
+use crate::{Error, Gradients, Parameters, Result, Tape};
+
+impl Linear {
+    pub(super) fn forward_cuda(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape) -> Result<Tensor> {
+        let (shape, in_features, out_features) = self.output_shape(parameters, &x)?;
+        let gpu = Gpu::of(&x)?;
+        let rows = x.elem_count() / in_features;
+        let weight = parameters.converted(self.weight, x.dtype())?;
+        let z = gpu.empty(shape, x.dtype())?;
+        let left = Matrix::new(&x, rows, in_features);
+        let right = Matrix::new(&weight, out_features, in_features).transposed();
+        let out = Matrix::new(&z, rows, out_features);
+        let product = Product::new(left, right, parameters.compute());
+        match self.bias {
+            None => product.into(&gpu, out)?,
+            Some(id) if product.takes_bias(&gpu, &out)? => {
+                product.into_with_bias(&gpu, out, &parameters.converted(id, x.dtype())?)?;
+            }
+            Some(id) => {
+                product.into(&gpu, out)?;
+                add_bias(&gpu, &z, parameters.get(id))?;
+            }
+        }
+        tape.push(x);
+        let Some(activation) = self.activation else { return Ok(z) };
+        if tape.is_recording() {
+            let y = gpu.empty(z.shape(), z.dtype())?;
+            activation.write(&gpu, &z, &y)?;
+            tape.push(z);
+            return Ok(y);
+        }
+        activation.write(&gpu, &z, &z)?;
+        Ok(z)
+    }
+
+    pub(super) fn backward_cuda(
+        &self,
+        parameters: &Parameters,
+        dy: &Tensor,
+        tape: &mut Tape,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        let saved =
+            self.activation.map(|activation| Ok::<_, Error>((activation, tape.pop()?))).transpose()?;
+        let x = tape.pop()?;
+        let (shape, in_features, out_features) = self.output_shape(parameters, &x)?;
+        if dy.dims() != shape {
+            let expected = format!("{shape:?}, the shape of the output");
+            return Err(Error::Shape { operation: "Linear", got: dy.dims().to_vec(), expected });
+        }
+        // The gradient of logits arrives in F32.
+        let dy = convert(dy, x.dtype())?;
+        let wanted_bias = self.bias.filter(|id| gradients.wants(*id));
+        let (dz, bias_gradient) = match (saved, wanted_bias) {
+            (Some((activation, z)), None) => (activation.pull_back_cuda(&z, &dy)?, None),
+            (Some((activation, z)), Some(id)) => {
+                let (dz, sums) = activation.pull_back_and_sum(&z, &dy, out_features)?;
+                (dz, Some((id, sums)))
+            }
+            (None, None) => (dy, None),
+            (None, Some(id)) => {
+                let sums = column_sums(&dy, out_features)?;
+                (dy, Some((id, sums)))
+            }
+        };
+        if let Some((id, sums)) = bias_gradient {
+            gradients.add(id, sums)?;
+        }
+        let gpu = Gpu::of(&x)?;
+        let rows = x.elem_count() / in_features;
+        let compute = parameters.compute();
+        let from_output = Matrix::new(&dz, rows, out_features);
+        if gradients.wants(self.weight) {
+            let dw = gpu.empty((out_features, in_features), DType::F32)?;
+            let input = Matrix::new(&x, rows, in_features);
+            Product::new(from_output.transposed(), input, compute)
+                .into(&gpu, Matrix::new(&dw, out_features, in_features))?;
+            gradients.add(self.weight, dw)?;
+        }
+        let weight = parameters.converted(self.weight, x.dtype())?;
+        let dx = gpu.empty(x.shape(), x.dtype())?;
+        Product::new(from_output, Matrix::new(&weight, out_features, in_features), compute)
+            .into(&gpu, Matrix::new(&dx, rows, in_features))?;
+        Ok(dx)
+    }
+}
+
+/// Adds `bias` (F32) to every row of `z`.
+fn add_bias(gpu: &Gpu, z: &Tensor, bias: &Tensor) -> Result<()> {
+    let shared = Columns::new(gpu, bias.elem_count(), &[z, bias])?;
+    let arguments = [&[gpu.at(z)?, gpu.at(bias)?][..], &shared.arguments()].concat();
+    gpu.launch_typed("add_bias", z.dtype(), shared.grid(), &arguments)
+}

@@ -1,0 +1,40 @@
+//! Bringing images to where they are computed on.
+
+use candle_core::{Device, Shape, Tensor};
+
+use crate::Result;
+
+/// Moves buffers of the host to a device, on GPUs without waiting for it: through page-locked memory, of which one part is
+/// filled while others are still on their way. On the CPU a buffer becomes a tensor as it is.
+#[derive(Default)]
+pub struct Uploads {
+    #[cfg(feature = "cuda")]
+    staging: crate::cuda::Staging,
+}
+
+impl Uploads {
+    /// No memory is taken before the first upload to a GPU.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The numbers as an F32 tensor of `shape` on `device`.
+    ///
+    /// # Errors
+    /// A tensor error if there are not as many numbers as the shape says; failures of the device.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(
+            clippy::unused_self,
+            clippy::needless_pass_by_ref_mut,
+            reason = "nothing is staged on the CPU"
+        )
+    )]
+    pub fn tensor(&mut self, values: Vec<f32>, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            return self.staging.upload(&values, shape.into(), device);
+        }
+        Ok(Tensor::from_vec(values, shape, device)?)
+    }
+}
