@@ -65,9 +65,10 @@ pub(crate) fn loss_and_gradients(
     (loss, dx, gradients)
 }
 
-/// All elements as f64, in order.
+/// All elements as f64, in order, wherever they are.
 pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    let tensor = tensor.to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Labels as the losses take them.
