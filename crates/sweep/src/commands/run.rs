@@ -245,7 +245,8 @@ fn plan(arguments: &RunArgs, execution: &Execution, options: SlurmOptions) -> Re
             )));
         }
     };
-    if on_gpu && arguments.worker.is_none() {
+    // What is called in a container may well have GPUs where this build has none.
+    if on_gpu && arguments.worker.is_none() && options.program.is_empty() {
         return Err(bad_input(
             "GPUs are not available: this build computes on the CPU only\n  hint: leave `gpus` out, or add --devices cpu",
         ));
