@@ -20,7 +20,7 @@ pub enum Executor {
     #[default]
     Local,
     /// Jobs of Slurm.
-    Slurm(SlurmOptions),
+    Slurm(Box<SlurmOptions>),
 }
 
 /// What is asked of Slurm for every job of a sweep. What is `None` is left to the cluster's defaults.

@@ -31,7 +31,7 @@ fn parse(execution: &str) -> Executor {
 
 fn options(keys: &str) -> SlurmOptions {
     match parse(&format!("execution: {{executor: slurm, {keys}}}")) {
-        Executor::Slurm(options) => options,
+        Executor::Slurm(options) => *options,
         Executor::Local => panic!("{keys}"),
     }
 }
@@ -71,14 +71,14 @@ fn everything_that_can_be_asked_for() {
         program: ["apptainer", "exec", "--nv", "/shared/sweep.sif", "sweep"].map(str::to_owned).to_vec(),
         sbatch: vec!["--constraint=a100".to_owned(), "--exclusive".to_owned()],
     };
-    assert_eq!(parse(EVERYTHING), Executor::Slurm(expected));
+    assert_eq!(parse(EVERYTHING), Executor::Slurm(Box::new(expected)));
 }
 
 #[test]
 fn nothing_is_asked_for_by_itself() {
     assert_eq!(parse(""), Executor::Local);
     assert_eq!(parse("execution: {executor: local}"), Executor::Local);
-    assert_eq!(parse("execution: {executor: slurm}"), Executor::Slurm(SlurmOptions::default()));
+    assert_eq!(parse("execution: {executor: slurm}"), Executor::Slurm(Box::default()));
 }
 
 #[test]

@@ -110,10 +110,10 @@ impl ExecutorArgs {
     pub(crate) fn merged(&self, file: &Executor) -> Result<Executor> {
         let options = match (self.executor, file) {
             (Some(ExecutorName::Local), _) | (None, Executor::Local) => return self.local(),
-            (_, Executor::Slurm(options)) => options.clone(),
+            (_, Executor::Slurm(options)) => SlurmOptions::clone(options),
             (Some(ExecutorName::Slurm), Executor::Local) => SlurmOptions::default(),
         };
-        Ok(Executor::Slurm(self.over(options)))
+        Ok(Executor::Slurm(Box::new(self.over(options))))
     }
 
     fn local(&self) -> Result<Executor> {
@@ -187,14 +187,14 @@ mod tests {
     }
 
     fn of_file() -> Executor {
-        Executor::Slurm(SlurmOptions {
+        Executor::Slurm(Box::new(SlurmOptions {
             partition: Some("file".to_owned()),
             qos: Some("high".to_owned()),
             cpus: NonZeroU32::new(4),
             setup: vec!["first".to_owned()],
             program: vec!["file".to_owned()],
             ..SlurmOptions::default()
-        })
+        }))
     }
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
             program: ["apptainer", "exec", "sweep.sif", "sweep"].map(str::to_owned).to_vec(),
             sbatch: vec!["--constraint=x".to_owned(), "--exclusive".to_owned()],
         };
-        assert_eq!(options, expected);
+        assert_eq!(*options, expected);
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(merged("", &of_file()), of_file());
         assert_eq!(merged("--executor local", &of_file()), Executor::Local);
         assert_eq!(merged("--executor slurm", &of_file()), of_file());
-        assert_eq!(merged("--executor slurm", &Executor::Local), Executor::Slurm(SlurmOptions::default()));
+        assert_eq!(merged("--executor slurm", &Executor::Local), Executor::Slurm(Box::default()));
     }
 
     #[test]

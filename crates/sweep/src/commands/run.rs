@@ -40,7 +40,7 @@ pub(crate) fn run(home: &Home, arguments: &RunArgs) -> Result<Exit> {
     let (home, engine) = match executor {
         Executor::Local => (home.clone(), Engine::Local { slots: slots(arguments, execution)? }),
         Executor::Slurm(options) => {
-            (absolute(home)?, Engine::Slurm(Box::new(plan(arguments, execution, options)?)))
+            (absolute(home)?, Engine::Slurm(Box::new(plan(arguments, execution, *options)?)))
         }
     };
     let home = &home;
