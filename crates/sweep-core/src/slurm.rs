@@ -20,7 +20,7 @@ pub enum Executor {
     #[default]
     Local,
     /// Jobs of Slurm.
-    Slurm(SlurmOptions),
+    Slurm(Box<SlurmOptions>),
 }
 
 /// What is asked of Slurm for every job of a sweep. What is `None` is left to the cluster's defaults.
@@ -48,6 +48,9 @@ pub struct SlurmOptions {
     pub runs_per_job: NonZeroU32,
     /// Lines of shell that a job begins with.
     pub setup: Vec<String>,
+    /// Words by which a job calls this program, where that is not its own path: a container's command and what is called in
+    /// it. Empty: the path.
+    pub program: Vec<String>,
     /// Further flags of `sbatch`; each has passed [`check_sbatch_flag`].
     pub sbatch: Vec<String>,
 }
@@ -66,6 +69,7 @@ impl Default for SlurmOptions {
             array_limit: None,
             runs_per_job: NonZeroU32::MIN,
             setup: Vec::new(),
+            program: Vec::new(),
             sbatch: Vec::new(),
         }
     }

@@ -744,6 +744,12 @@ pub(crate) static EXECUTION: &[Field] = &[
         "Slurm: lines of shell that a job begins with, such as module load cuda.",
     ),
     field(
+        "program",
+        Kind::List { item: &Kind::Text, min: 0, max: 100 },
+        Default("[]"),
+        "Slurm: words by which a job calls this program, such as [apptainer, exec, --nv, sweep.sif, sweep]. Default: its own path.",
+    ),
+    field(
         "sbatch",
         Kind::List { item: &Kind::SbatchFlag, min: 0, max: 100 },
         Default("[]"),
@@ -752,7 +758,7 @@ pub(crate) static EXECUTION: &[Field] = &[
 ];
 
 /// The keys of `execution` that only count for Slurm.
-pub(crate) const SLURM_KEYS: [&str; 11] = [
+pub(crate) const SLURM_KEYS: [&str; 12] = [
     "partition",
     "account",
     "qos",
@@ -763,5 +769,6 @@ pub(crate) const SLURM_KEYS: [&str; 11] = [
     "array_limit",
     "runs_per_job",
     "setup",
+    "program",
     "sbatch",
 ];

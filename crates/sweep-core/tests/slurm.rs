@@ -31,7 +31,7 @@ fn parse(execution: &str) -> Executor {
 
 fn options(keys: &str) -> SlurmOptions {
     match parse(&format!("execution: {{executor: slurm, {keys}}}")) {
-        Executor::Slurm(options) => options,
+        Executor::Slurm(options) => *options,
         Executor::Local => panic!("{keys}"),
     }
 }
@@ -51,6 +51,7 @@ execution:
   setup:
     - module load cuda
     - source ~/environment
+  program: [apptainer, exec, --nv, /shared/sweep.sif, sweep]
   sbatch: [--constraint=a100, --exclusive]
 ";
 
@@ -67,16 +68,17 @@ fn everything_that_can_be_asked_for() {
         array_limit: NonZeroU32::new(20),
         runs_per_job: NonZeroU32::new(4).unwrap(),
         setup: vec!["module load cuda".to_owned(), "source ~/environment".to_owned()],
+        program: ["apptainer", "exec", "--nv", "/shared/sweep.sif", "sweep"].map(str::to_owned).to_vec(),
         sbatch: vec!["--constraint=a100".to_owned(), "--exclusive".to_owned()],
     };
-    assert_eq!(parse(EVERYTHING), Executor::Slurm(expected));
+    assert_eq!(parse(EVERYTHING), Executor::Slurm(Box::new(expected)));
 }
 
 #[test]
 fn nothing_is_asked_for_by_itself() {
     assert_eq!(parse(""), Executor::Local);
     assert_eq!(parse("execution: {executor: local}"), Executor::Local);
-    assert_eq!(parse("execution: {executor: slurm}"), Executor::Slurm(SlurmOptions::default()));
+    assert_eq!(parse("execution: {executor: slurm}"), Executor::Slurm(Box::default()));
 }
 
 #[test]
@@ -98,6 +100,7 @@ fn what_is_refused_and_where() {
         ("array_limit: 0", "execution.array_limit: `0`", "from 1 to"),
         ("runs_per_job: 0", "execution.runs_per_job: `0`", "from 1 to"),
         ("setup: module load cuda", "execution.setup: `module load cuda`", "a list"),
+        ("program: apptainer", "execution.program: `apptainer`", "a list"),
         (
             "sbatch: [--exclusive, --array=0-9]",
             "execution.sbatch[1]: `--array=0-9`",

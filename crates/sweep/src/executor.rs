@@ -56,6 +56,11 @@ pub(crate) struct ExecutorArgs {
     #[arg(long, help_heading = SLURM, value_name = "LINE")]
     setup: Vec<String>,
 
+    /// Slurm: words by which a job calls this program, with spaces between them, such as "apptainer exec --nv /shared/sweep.sif
+    /// sweep". Default: its own path.
+    #[arg(long, help_heading = SLURM, value_name = "WORDS", value_delimiter = ' ')]
+    program: Vec<String>,
+
     /// Slurm: a further flag of sbatch, such as --sbatch=--constraint=a100, after those of the sweep file. May be repeated.
     #[arg(long, help_heading = SLURM, value_name = "FLAG", allow_hyphen_values = true, value_parser = sbatch_flag)]
     sbatch: Vec<String>,
@@ -105,10 +110,10 @@ impl ExecutorArgs {
     pub(crate) fn merged(&self, file: &Executor) -> Result<Executor> {
         let options = match (self.executor, file) {
             (Some(ExecutorName::Local), _) | (None, Executor::Local) => return self.local(),
-            (_, Executor::Slurm(options)) => options.clone(),
+            (_, Executor::Slurm(options)) => SlurmOptions::clone(options),
             (Some(ExecutorName::Slurm), Executor::Local) => SlurmOptions::default(),
         };
-        Ok(Executor::Slurm(self.over(options)))
+        Ok(Executor::Slurm(Box::new(self.over(options))))
     }
 
     fn local(&self) -> Result<Executor> {
@@ -133,6 +138,7 @@ impl ExecutorArgs {
             ("array-limit", self.array_limit.is_some()),
             ("runs-per-job", self.runs_per_job.is_some()),
             ("setup", !self.setup.is_empty()),
+            ("program", !self.program.is_empty()),
             ("sbatch", !self.sbatch.is_empty()),
             ("print", self.print),
             ("detach", self.detach),
@@ -153,6 +159,7 @@ impl ExecutorArgs {
             array_limit: self.array_limit.or(file.array_limit),
             runs_per_job: self.runs_per_job.unwrap_or(file.runs_per_job),
             setup: both(file.setup, &self.setup),
+            program: if self.program.is_empty() { file.program } else { self.program.clone() },
             sbatch: both(file.sbatch, &self.sbatch),
         }
     }
@@ -171,25 +178,32 @@ mod tests {
     }
 
     fn parse(line: &str) -> Result<ExecutorArgs, clap::Error> {
-        let words = std::iter::once("sweep").chain(line.split_whitespace());
+        parse_words(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    fn parse_words(words: &[&str]) -> Result<ExecutorArgs, clap::Error> {
+        let words = std::iter::once(&"sweep").chain(words);
         Program::try_parse_from(words).map(|program| program.executor)
     }
 
     fn of_file() -> Executor {
-        Executor::Slurm(SlurmOptions {
+        Executor::Slurm(Box::new(SlurmOptions {
             partition: Some("file".to_owned()),
             qos: Some("high".to_owned()),
             cpus: NonZeroU32::new(4),
             setup: vec!["first".to_owned()],
+            program: vec!["file".to_owned()],
             ..SlurmOptions::default()
-        })
+        }))
     }
 
     #[test]
     fn flags_outweigh_the_file_and_add_to_its_lists() {
         let flags = "--partition flag --gpus a100:2 --cpus 8 --memory 16G --time 1-12 --array-limit 5 --runs-per-job 3 \
                      --account lab --setup second --sbatch=--constraint=x --sbatch --exclusive";
-        let Executor::Slurm(options) = parse(flags).unwrap().merged(&of_file()).unwrap() else {
+        let mut words: Vec<&str> = flags.split_whitespace().collect();
+        words.extend(["--program", "apptainer exec sweep.sif sweep"]);
+        let Executor::Slurm(options) = parse_words(&words).unwrap().merged(&of_file()).unwrap() else {
             panic!("the file says Slurm")
         };
         let expected = SlurmOptions {
@@ -203,9 +217,10 @@ mod tests {
             array_limit: NonZeroU32::new(5),
             runs_per_job: NonZeroU32::new(3).unwrap(),
             setup: vec!["first".to_owned(), "second".to_owned()],
+            program: ["apptainer", "exec", "sweep.sif", "sweep"].map(str::to_owned).to_vec(),
             sbatch: vec!["--constraint=x".to_owned(), "--exclusive".to_owned()],
         };
-        assert_eq!(options, expected);
+        assert_eq!(*options, expected);
     }
 
     #[test]
@@ -215,12 +230,14 @@ mod tests {
         assert_eq!(merged("", &of_file()), of_file());
         assert_eq!(merged("--executor local", &of_file()), Executor::Local);
         assert_eq!(merged("--executor slurm", &of_file()), of_file());
-        assert_eq!(merged("--executor slurm", &Executor::Local), Executor::Slurm(SlurmOptions::default()));
+        assert_eq!(merged("--executor slurm", &Executor::Local), Executor::Slurm(Box::default()));
     }
 
     #[test]
     fn flags_of_slurm_are_refused_where_it_does_not_run_the_workers() {
-        for line in ["--partition x", "--print", "--detach", "--setup x", "--executor local --gpus 1"] {
+        for line in
+            ["--partition x", "--print", "--detach", "--setup x", "--program x", "--executor local --gpus 1"]
+        {
             let error = parse(line).unwrap().merged(&Executor::Local).unwrap_err();
             assert!(error.to_string().contains("--executor slurm"), "{line}: {error}");
         }

@@ -328,6 +328,30 @@ fn real_runs_have_the_bits_of_a_local_grid() {
     assert_eq!(outcome(site.home()), outcome(local.home()));
 }
 
+/// As with a container: jobs call the program in the site's words, it lies elsewhere for them, and it is their workers' too.
+#[test]
+fn jobs_call_the_program_in_the_words_of_the_site() {
+    let Some(site) = Site::new(REAL) else { return };
+    let (container, inside) = (site.home().join("container"), site.home().join("inside"));
+    fs::copy(env!("CARGO_BIN_EXE_sweep"), &inside).unwrap();
+    let called = site.home().join("called");
+    let text = format!(
+        "#!/bin/bash\n[ \"$1 $2\" = 'exec sweep' ] || exit 3\necho \"$3\" >>'{}'\nexec '{}' \"${{@:3}}\"\n",
+        called.display(),
+        inside.display()
+    );
+    fs::write(&container, text).unwrap();
+    fs::set_permissions(&container, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = format!("{} exec sweep", container.display());
+    let arguments = ["--program", &program, "--threads", "1", "--set", "matrix.backbone=[residual]"];
+    expect(&site.sweep(&site.run_arguments(&arguments)), 0);
+    site.assert_complete(2);
+    assert_eq!(fs::read_to_string(called).unwrap(), "task\ntask\n");
+    let array = fs::read_dir(site.home().join("slurm")).unwrap().next().unwrap().unwrap().path();
+    let manifest = fs::read_to_string(array.join("manifest.jsonl")).unwrap();
+    assert!(manifest.lines().all(|line| line.contains("\"worker\":null")), "{manifest}");
+}
+
 /// `kill -9` of the controller at both sides of the call that submits: nothing is lost, and nothing is submitted twice.
 #[test]
 fn a_controller_killed_around_a_submission_neither_loses_nor_doubles() {

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sweep_core::event::Event;
@@ -271,9 +271,15 @@ impl Agent<'_> {
         }
     }
 
+    fn worker(&self) -> Result<PathBuf, Error> {
+        let own = || std::env::current_exe();
+        let program = self.orders.worker.clone().map_or_else(own, Ok);
+        program.map_err(|source| Error::Task { path: "/proc/self/exe".into(), source })
+    }
+
     /// Starts a worker and follows it to its end.
     async fn let_work(&self, run: RunId, attempt: u32, log: LockedLog) -> Result<Ending, Error> {
-        let command = WorkerCommand { program: self.orders.worker.clone(), arguments: Vec::new() };
+        let command = WorkerCommand { program: self.worker()?, arguments: Vec::new() };
         let assignment = Assignment {
             home: self.home,
             run,

@@ -23,8 +23,8 @@ use crate::verdict::Ending;
 pub(crate) struct Orders {
     /// The runs, one after the other.
     pub(crate) runs: Vec<Order>,
-    /// The program of the workers.
-    pub(crate) worker: PathBuf,
+    /// The program of the workers; `None`: the task's own, wherever that lies for it.
+    pub(crate) worker: Option<PathBuf>,
     pub(crate) device: Place,
     /// Threads of a worker; `None`: the processors that Slurm gives the task.
     pub(crate) threads: Option<u32>,
@@ -239,7 +239,7 @@ mod tests {
     fn orders(runs: &[u64]) -> Orders {
         Orders {
             runs: runs.iter().map(|seed| Order { run: id_of(*seed), after: 2 }).collect(),
-            worker: "/opt/sweep".into(),
+            worker: Some("/opt/sweep".into()),
             device: Place::Cuda,
             threads: None,
             checkpoint_every: Some(Duration::from_mins(10)),

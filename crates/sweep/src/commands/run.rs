@@ -41,7 +41,7 @@ pub(crate) fn run(home: &Home, arguments: &RunArgs) -> Result<Exit> {
             (home.clone(), Engine::Local { slots: devices::slots(arguments, execution, &loaded.grid)? })
         }
         Executor::Slurm(options) => {
-            (absolute(home)?, Engine::Slurm(Box::new(plan(arguments, execution, options, &loaded.grid)?)))
+            (absolute(home)?, Engine::Slurm(Box::new(plan(arguments, execution, *options, &loaded.grid)?)))
         }
     };
     let home = &home;
@@ -230,7 +230,8 @@ fn plan(
             )));
         }
     };
-    if on_gpu && arguments.worker.is_none() {
+    // What is called in a container may well have GPUs where this build has none.
+    if on_gpu && arguments.worker.is_none() && options.program.is_empty() {
         devices::check_build("GPUs are not available", "leave `gpus` out, or add --devices cpu")?;
     }
     devices::check_precision(grid, !on_gpu)?;

@@ -44,7 +44,7 @@ use crate::update::{Halt, Summary, Update};
 pub struct SlurmSettings {
     /// What is asked of Slurm for every job.
     pub options: SlurmOptions,
-    /// This program, under a path that compute nodes know.
+    /// This program, under a path that compute nodes know unless `options.program` says how they call it.
     pub program: PathBuf,
     /// Whether workers compute on the GPU that their job has.
     pub on_gpu: bool,

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use sweep_core::spec::RunId;
 use sweep_store::{Submission as Row, Submitted, now_ms};
@@ -320,7 +321,7 @@ impl Controller<'_> {
 fn orders(settings: &Settings, plan: &SlurmSettings, beat: Duration, runs: &[Submitted]) -> Orders {
     Orders {
         runs: runs.iter().map(|Submitted { run, after }| Order { run: *run, after: *after }).collect(),
-        worker: settings.worker.program.clone(),
+        worker: worker(settings, plan),
         device: if plan.on_gpu { Place::Cuda } else { Place::Cpu },
         threads: plan.threads,
         checkpoint_every: settings.checkpoint_every,
@@ -329,6 +330,13 @@ fn orders(settings: &Settings, plan: &SlurmSettings, beat: Duration, runs: &[Sub
         grace: settings.grace,
         beat,
     }
+}
+
+/// Returns the program of the workers; `None` where jobs call this program in their own way, which then is the workers' too.
+fn worker(settings: &Settings, plan: &SlurmSettings) -> Option<PathBuf> {
+    let program = &settings.worker.program;
+    let is_own = !plan.options.program.is_empty() && *program == plan.program;
+    (!is_own).then(|| program.clone())
 }
 
 fn write_script(folder: &Folder, settings: &Settings, plan: &SlurmSettings) -> io::Result<()> {
@@ -342,13 +350,16 @@ pub(in crate::slurm) fn script(folder: &Folder, settings: &Settings, plan: &Slur
     let variables: Vec<(&str, &OsStr)> =
         plan.variables.iter().map(|(name, value)| (name.as_str(), OsStr::new(value))).collect();
     let manifest = folder.manifest();
-    let command = [
-        plan.program.as_os_str(),
+    let mut command: Vec<&OsStr> = plan.options.program.iter().map(OsStr::new).collect();
+    if command.is_empty() {
+        command.push(plan.program.as_os_str());
+    }
+    command.extend([
         OsStr::new("task"),
         OsStr::new("--home"),
         settings.home.root().as_os_str(),
         OsStr::new("--manifest"),
         manifest.as_os_str(),
-    ];
+    ]);
     Script { variables: &variables, setup: &plan.options.setup, command: &command }.text()
 }
