@@ -121,28 +121,31 @@ KERNEL where_positive_bf16(const bf16* y, const bf16* dy, bf16* dx, Size n) { wh
 
 // ---- What is added or multiplied per column ----
 
-// z += bias in every row, in place, where the product could not add it; 2 n elements moved.
+// y = z + bias in every row, where the product could not add it; z may be y where both are F32. Reads and writes n elements.
 template <class T>
-__device__ void add_bias(T* z, const float* __restrict__ bias, Size rows, Size columns, Size rows_per_block, Size packed) {
+__device__ void add_bias(
+    const float* z, const float* __restrict__ bias, T* y, Size rows, Size columns, Size rows_per_block, Size packed) {
     const auto run = [=](auto width) {
         constexpr int V = decltype(width)::value;
         float b[V];
         const auto prepare = [&](Size column) { load_parameters<V>(bias, column, b); };
         by_columns<V, 0>(rows, columns, rows_per_block, nullptr, prepare, [&](Size row, Size column, float (&)[1][V]) {
             float values[V];
-            load_values<V>(z, row * columns + column, values);
+            load_parameters<V>(z, row * columns + column, values);
 #pragma unroll
             for (int k = 0; k < V; ++k) values[k] += b[k];
-            store_values<V>(z, row * columns + column, values);
+            store_values<V>(y, row * columns + column, values);
         });
     };
     packed ? run(Constant<Pack<T>::count>()) : run(Constant<1>());
 }
-KERNEL add_bias_f32(float* z, const float* bias, Size rows, Size columns, Size rows_per_block, Size packed) {
-    add_bias(z, bias, rows, columns, rows_per_block, packed);
+KERNEL add_bias_f32(
+    const float* z, const float* bias, float* y, Size rows, Size columns, Size rows_per_block, Size packed) {
+    add_bias(z, bias, y, rows, columns, rows_per_block, packed);
 }
-KERNEL add_bias_bf16(bf16* z, const float* bias, Size rows, Size columns, Size rows_per_block, Size packed) {
-    add_bias(z, bias, rows, columns, rows_per_block, packed);
+KERNEL add_bias_bf16(
+    const float* z, const float* bias, bf16* y, Size rows, Size columns, Size rows_per_block, Size packed) {
+    add_bias(z, bias, y, rows, columns, rows_per_block, packed);
 }
 
 // y = x gamma in every row; 2 n elements moved. With SUMS, x is the gradient dy, and the sums of `input` dy over the rows
@@ -562,13 +565,13 @@ constexpr int FEW_CHANNELS_SHARED = FEW_CHANNELS * (PIXELS + 1) + WARP;
 template <class T>
 __device__ void few_channels_last(const T* __restrict__ x, T* __restrict__ y, Size images, Size channels, Size pixels) {
     __shared__ float tile[FEW_CHANNELS_SHARED];
-    const int planes = static_cast<int>(channels), stride = channel_stride(planes);
+    const int planes = static_cast<int>(channels), stride = channel_stride(planes), column = threadIdx.x;
     const Size first = static_cast<Size>(blockIdx.x) * PIXELS;
     const int here = static_cast<int>(pixels - first < PIXELS ? pixels - first : PIXELS);
     for (Size image = blockIdx.y; image < images; image += gridDim.y) {
         const Size start = image * channels * pixels;
         for (int c = 0; c < planes; ++c)
-            if (threadIdx.x < here) tile[c * stride + threadIdx.x] = load(x, start + c * pixels + first + threadIdx.x);
+            if (column < here) tile[c * stride + column] = load(x, start + c * pixels + first + column);
         __syncthreads();
         for (int i = threadIdx.x; i < here * planes; i += PIXELS)
             store(y, start + first * channels + i, tile[i % planes * stride + i / planes]);
@@ -580,7 +583,7 @@ __device__ void few_channels_last(const T* __restrict__ x, T* __restrict__ y, Si
 template <class T>
 __device__ void few_channels_first(const T* __restrict__ x, T* __restrict__ y, Size images, Size channels, Size pixels) {
     __shared__ float tile[FEW_CHANNELS_SHARED];
-    const int planes = static_cast<int>(channels), stride = channel_stride(planes);
+    const int planes = static_cast<int>(channels), stride = channel_stride(planes), column = threadIdx.x;
     const Size first = static_cast<Size>(blockIdx.x) * PIXELS;
     const int here = static_cast<int>(pixels - first < PIXELS ? pixels - first : PIXELS);
     for (Size image = blockIdx.y; image < images; image += gridDim.y) {
@@ -589,7 +592,7 @@ __device__ void few_channels_first(const T* __restrict__ x, T* __restrict__ y, S
             tile[i % planes * stride + i / planes] = load(x, start + first * channels + i);
         __syncthreads();
         for (int c = 0; c < planes; ++c)
-            if (threadIdx.x < here) store(y, start + c * pixels + first + threadIdx.x, tile[c * stride + threadIdx.x]);
+            if (column < here) store(y, start + c * pixels + first + column, tile[c * stride + column]);
         __syncthreads();
     }
 }

@@ -245,6 +245,7 @@ impl Context {
         let blas = cublas::result::create_handle().map_err(failure)?;
         // SAFETY: the handle was just made and the stream lives as long as the context.
         unsafe { cublas::result::set_stream(blas, stream.cu_stream().cast()) }.map_err(failure)?;
+        lend_workspace(blas, &stream, &workspace)?;
         let lt = cublaslt::result::create_handle().map_err(failure)?;
         Ok(Self {
             stream,
@@ -297,6 +298,23 @@ impl Context {
         unsafe { result::function::set_function_attribute(function, attribute, most) }.map_err(failure)?;
         Ok(most.cast_unsigned())
     }
+}
+
+/// Lets cuBLAS use our workspace instead of one of its own, after its stream was set (which would undo it).
+fn lend_workspace(
+    blas: cublas::sys::cublasHandle_t,
+    stream: &Arc<CudaStream>,
+    workspace: &Tensor,
+) -> Result<()> {
+    let (storage, _) = workspace.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        return Err(Error::UnsupportedDevice { operation: "CUDA", device: workspace.device().location() });
+    };
+    let address = storage.as_cuda_slice::<u8>()?.device_ptr(stream).0;
+    // SAFETY: the workspace lives as long as the handle, in the same context, and all its uses are on one stream.
+    unsafe { cublas::sys::cublasSetWorkspace_v2(blas, address as *mut std::ffi::c_void, WORKSPACE_BYTES) }
+        .result()
+        .map_err(failure)
 }
 
 /// Lets the driver keep memory that was freed, instead of giving it back to the system whenever somebody waits.

@@ -53,6 +53,20 @@ impl<'a> Matrix<'a> {
         if self.is_transposed { (self.columns, self.rows) } else { (self.rows, self.columns) }
     }
 
+    /// Checks that `batch` such matrices lie inside the tensor, and that cuBLAS can count their rows and columns.
+    fn check(&self, batch: usize) -> Result<()> {
+        let last_row = (batch.max(1) - 1) * self.batch_stride + (self.rows.max(1) - 1) * self.row_stride;
+        let is_inside = self.first + last_row + self.columns <= self.tensor.elem_count();
+        let most = c_int::MAX as usize;
+        let is_counted = self.rows.max(self.columns).max(self.row_stride) <= most && batch <= most;
+        if is_inside && is_counted && self.row_stride >= self.columns {
+            return Ok(());
+        }
+        let got = vec![batch, self.rows, self.columns, self.row_stride];
+        let expected = format!("(batch, rows, columns, row stride) inside {:?}", self.tensor.dims());
+        Err(Error::Shape { operation: "product", got, expected })
+    }
+
     fn address(&self, gpu: &Gpu) -> Result<u64> {
         let bytes = self.first * self.tensor.dtype().size_in_bytes();
         Ok(gpu.address(self.tensor)? + bytes as u64)
@@ -103,34 +117,67 @@ impl<'a> Product<'a> {
         let kind = data_type(left.tensor.dtype())?;
         let out_kind = data_type(out.tensor.dtype())?;
         // cuBLAS is column-major: a row-major matrix is its own transpose there, and outᵀ = rightᵀ · leftᵀ.
-        // SAFETY: the addresses lie in tensors that are alive, sizes and strides were checked against them by the callers'
-        // shapes, and the scalars outlive the call.
+        let (m, n, k) = (sizes.columns as c_int, sizes.rows as c_int, sizes.inner as c_int);
+        let (a, b, c) = (right.address(gpu)?, left.address(gpu)?, out.address(gpu)?);
+        let (lda, ldb, ldc) = (right.row_stride as c_int, left.row_stride as c_int, out.row_stride as c_int);
+        let (alpha, beta) = ((&raw const self.factor).cast(), (&raw const beta).cast());
+        let (turn_a, turn_b) = (operation(right), operation(left));
+        let compute = compute_type(left.tensor.dtype(), self.compute);
+        let algorithm = blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT;
+        let (a, b, c) = (a as *const c_void, b as *const c_void, c as *mut c_void);
+        // SAFETY: the addresses lie in tensors that are alive, `sizes` checked the matrices against them, and the scalars
+        // outlive the call.
         unsafe {
-            blas::gemm_strided_batched_ex(
-                gpu.blas(),
-                operation(right),
-                operation(left),
-                sizes.columns as c_int,
-                sizes.rows as c_int,
-                sizes.inner as c_int,
-                (&raw const self.factor).cast(),
-                right.address(gpu)? as *const c_void,
-                kind,
-                right.row_stride as c_int,
-                right.batch_stride as i64,
-                left.address(gpu)? as *const c_void,
-                kind,
-                left.row_stride as c_int,
-                left.batch_stride as i64,
-                (&raw const beta).cast(),
-                out.address(gpu)? as *mut c_void,
-                out_kind,
-                out.row_stride as c_int,
-                out.batch_stride as i64,
-                self.batch as c_int,
-                compute_type(left.tensor.dtype(), self.compute),
-                blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
+            if self.batch == 1 {
+                blas::gemm_ex(
+                    gpu.blas(),
+                    turn_a,
+                    turn_b,
+                    m,
+                    n,
+                    k,
+                    alpha,
+                    a,
+                    kind,
+                    lda,
+                    b,
+                    kind,
+                    ldb,
+                    beta,
+                    c,
+                    out_kind,
+                    ldc,
+                    compute,
+                    algorithm,
+                )
+            } else {
+                let (step_a, step_b) = (right.batch_stride as i64, left.batch_stride as i64);
+                blas::gemm_strided_batched_ex(
+                    gpu.blas(),
+                    turn_a,
+                    turn_b,
+                    m,
+                    n,
+                    k,
+                    alpha,
+                    a,
+                    kind,
+                    lda,
+                    step_a,
+                    b,
+                    kind,
+                    ldb,
+                    step_b,
+                    beta,
+                    c,
+                    out_kind,
+                    ldc,
+                    out.batch_stride as i64,
+                    self.batch as c_int,
+                    compute,
+                    algorithm,
+                )
+            }
         }
         .map_err(failure)
     }
@@ -153,6 +200,7 @@ impl<'a> Product<'a> {
             strides: [self.left.row_stride, self.right.row_stride, out.row_stride],
             dtypes: [self.left.tensor.dtype(), out.tensor.dtype()],
             compute: self.compute,
+            alignment: self.alignment(gpu, &out)?,
         };
         let mut plans = gpu.plans().borrow_mut();
         let bias = gpu.address(bias)?;
@@ -212,6 +260,12 @@ impl<'a> Product<'a> {
             let expected = format!("(rows, inner, inner, columns) for an output {:?}", out.dims());
             return Err(Error::Shape { operation: "product", got, expected });
         }
+        if self.right.tensor.dtype() != self.left.tensor.dtype() {
+            return Err(Error::UnsupportedDtype { operation: "product", dtype: self.right.tensor.dtype() });
+        }
+        for matrix in [&self.left, &self.right, out] {
+            matrix.check(self.batch)?;
+        }
         Ok(Sizes { rows, columns, inner })
     }
 }
@@ -263,6 +317,8 @@ struct PlanKey {
     /// Of the operands and of out.
     dtypes: [DType; 2],
     compute: Compute,
+    /// Power of two that divides all addresses and row strides in bytes.
+    alignment: u32,
 }
 
 /// Descriptors and the algorithm that cuBLASLt proposed.
@@ -308,7 +364,7 @@ impl Plan {
         let left = MatrixLayout::new(operands, left_rows, left_columns, left_stride)?;
         let right = MatrixLayout::new(operands, right_rows, right_columns, right_stride)?;
         let out = MatrixLayout::new(result, rows, columns, out_stride)?;
-        let preference = Preference::with_workspace(gpu.workspace()?.1)?;
+        let preference = Preference::new(gpu.workspace()?.1, key.alignment)?;
         // SAFETY: all descriptors are alive.
         let found = unsafe {
             lt::get_matmul_algo_heuristic(
@@ -371,21 +427,26 @@ impl Drop for MatrixLayout {
 struct Preference(lt_sys::cublasLtMatmulPreference_t);
 
 impl Preference {
-    fn with_workspace(bytes: usize) -> Result<Self> {
+    /// Algorithms that need at most `workspace` bytes, and no better alignment of any matrix than `alignment` bytes.
+    fn new(workspace: usize, alignment: u32) -> Result<Self> {
+        use lt_sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         let preference = Self(lt::create_matmul_pref().map_err(failure)?);
-        let attribute =
-            lt_sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        // SAFETY: as for `Description::set`; the attribute is a size.
-        unsafe {
-            lt::set_matmul_pref_attribute(
-                preference.0,
-                attribute,
-                (&raw const bytes).cast(),
-                size_of::<usize>(),
-            )
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace)?;
+        for attribute in [
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            preference.set(attribute, alignment)?;
         }
-        .map_err(failure)?;
         Ok(preference)
+    }
+
+    fn set<T>(&self, attribute: lt_sys::cublasLtMatmulPreferenceAttributes_t, value: T) -> Result<()> {
+        // SAFETY: as for `Description::set`.
+        unsafe { lt::set_matmul_pref_attribute(self.0, attribute, (&raw const value).cast(), size_of::<T>()) }
+            .map_err(failure)
     }
 }
 
@@ -395,3 +456,6 @@ impl Drop for Preference {
         let _ = unsafe { lt::destroy_matmul_pref(self.0) };
     }
 }
+
+#[cfg(test)]
+mod tests;

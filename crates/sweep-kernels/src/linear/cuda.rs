@@ -12,19 +12,20 @@ impl Linear {
         let gpu = Gpu::of(&x)?;
         let rows = x.elem_count() / in_features;
         let weight = parameters.converted(self.weight, x.dtype())?;
-        let z = gpu.empty(shape, x.dtype())?;
         let left = Matrix::new(&x, rows, in_features);
         let right = Matrix::new(&weight, out_features, in_features).transposed();
-        let out = Matrix::new(&z, rows, out_features);
         let product = Product::new(left, right, parameters.compute());
+        let z = gpu.empty(shape, x.dtype())?;
+        let out = Matrix::new(&z, rows, out_features);
         match self.bias {
             None => product.into(&gpu, out)?,
             Some(id) if product.takes_bias(&gpu, &out)? => {
                 product.into_with_bias(&gpu, out, &parameters.converted(id, x.dtype())?)?;
             }
             Some(id) => {
-                product.into(&gpu, out)?;
-                add_bias(&gpu, &z, parameters.get(id))?;
+                let sum = if x.dtype() == DType::F32 { z.clone() } else { gpu.empty(z.shape(), DType::F32)? };
+                product.into(&gpu, Matrix::new(&sum, rows, out_features))?;
+                add_bias(&gpu, &sum, parameters.get(id), &z)?;
             }
         }
         tape.push(x);
@@ -91,9 +92,9 @@ impl Linear {
     }
 }
 
-/// Adds `bias` (F32) to every row of `z`.
-fn add_bias(gpu: &Gpu, z: &Tensor, bias: &Tensor) -> Result<()> {
-    let shared = Columns::new(gpu, bias.elem_count(), &[z, bias])?;
-    let arguments = [&[gpu.at(z)?, gpu.at(bias)?][..], &shared.arguments()].concat();
-    gpu.launch_typed("add_bias", z.dtype(), shared.grid(), &arguments)
+/// Writes the sum of `bias` and each row of `z` into `y`, which may be `z`. Only `y` may be BF16.
+fn add_bias(gpu: &Gpu, z: &Tensor, bias: &Tensor, y: &Tensor) -> Result<()> {
+    let shared = Columns::new(gpu, bias.elem_count(), &[y, z, bias])?;
+    let arguments = [&[gpu.at(z)?, gpu.at(bias)?, gpu.at(y)?][..], &shared.arguments()].concat();
+    gpu.launch_typed("add_bias", y.dtype(), shared.grid(), &arguments)
 }
