@@ -66,7 +66,7 @@ __device__ void block_spread(const T* __restrict__ x, float* means, float* all_s
     }
     __shared__ float counts[THREADS], parts[2][THREADS * COUNT];
     const int at = (threadIdx.y * blockDim.x + threadIdx.x) * COUNT;
-    for (int width = blockDim.y; width > 0; width /= 2) {
+    for (unsigned width = blockDim.y; width > 0; width /= 2) {
         // The rows of threads from `width` on were joined to those before; those from `width / 2` on are next.
         if (threadIdx.y < width) {
 #pragma unroll
@@ -208,7 +208,7 @@ __device__ void block_sums(const T* __restrict__ x, const T* __restrict__ dy, fl
     }
     __shared__ float parts[2][THREADS * COUNT];
     const int at = (threadIdx.y * blockDim.x + threadIdx.x) * COUNT;
-    for (int width = blockDim.y; width > 0; width /= 2) {
+    for (unsigned width = blockDim.y; width > 0; width /= 2) {
         if (threadIdx.y < width) {
 #pragma unroll
             for (int k = 0; k < COUNT; ++k) {

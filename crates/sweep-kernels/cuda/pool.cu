@@ -161,7 +161,7 @@ __device__ void mean_pool(const T* __restrict__ x, T* __restrict__ y, Size place
     }
     __shared__ float parts[THREADS * COUNT];
     const int at = (threadIdx.y * blockDim.x + threadIdx.x) * COUNT;
-    for (int width = blockDim.y; width > 1; width /= 2) {
+    for (unsigned width = blockDim.y; width > 1; width /= 2) {
         if (threadIdx.y < width) {
 #pragma unroll
             for (int k = 0; k < COUNT; ++k) parts[at + k] = sum[k];
