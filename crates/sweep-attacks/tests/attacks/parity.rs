@@ -1,5 +1,5 @@
 //! Equality with the reference: trajectories that the public `auto-attack` program produced on small
-//! networks of all families.
+//! networks of all families. The tests of the feature `cuda` run them on a GPU as well.
 //!
 //! `tests/data` holds the runs, per network: `x_u8` and `labels`, and for each run the quantities that the tests below
 //! name. Images are stored as 8-bit numbers; of the points only some are stored. The networks themselves are those that
@@ -17,7 +17,7 @@ use sweep_attacks::{Attack, BrokenSamples, Crafted, Loss, Norm, Objective, Start
 use sweep_kernels::Classifier;
 use sweep_models::Model;
 
-use crate::support::numbers;
+use crate::support::{device, numbers, placed};
 
 /// The reference in f32 and f64 differ by up to 1e-4 in a best loss (Swin under targeted DLR; 2e-5 elsewhere).
 const LOSS_TOLERANCE: f64 = 1e-4;
@@ -64,7 +64,7 @@ impl Fixture {
 
     fn load(network: &'static str, weights: &Path, runs: &Path) -> Self {
         let file = if TRAINED.contains(&network) { "results.safetensors" } else { "attack.safetensors" };
-        let model = Model::load_folder(weights, DType::F32).unwrap();
+        let model = placed(Model::load_folder(weights, DType::F32).unwrap());
         let tensors = candle_core::safetensors::load(runs.join(file), &Device::Cpu).unwrap();
         Self { network, model, tensors }
     }
@@ -86,10 +86,11 @@ impl Fixture {
     }
 
     fn images(&self) -> Tensor {
-        match self.tensors.get("x_u8") {
+        let images = match self.tensors.get("x_u8") {
             Some(bytes) => (bytes.to_dtype(DType::F32).unwrap() / 255.0).unwrap(),
             None => self.tensor("x").clone(),
-        }
+        };
+        images.to_device(&device()).unwrap()
     }
 }
 
@@ -190,6 +191,7 @@ fn check_cross_entropy(fixture: &Fixture, worst: &mut Found) {
 fn check_given_start(fixture: &Fixture, worst: &mut Found) {
     let run = "ce_given_start.eps8.n10";
     let (start, labels) = (fixture.tensor(&format!("{run}.x_init")), fixture.classes("labels"));
+    let start = &start.to_device(&device()).unwrap();
     let attack = apgd(Loss::CrossEntropy, 10);
     let crafted = attack.craft_from(&fixture.model, &fixture.images(), start, &labels, 8.0 / 255.0).unwrap();
     assert_same_run(fixture, run, &crafted, worst);

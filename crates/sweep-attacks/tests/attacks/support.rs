@@ -5,6 +5,7 @@ use std::cell::Cell;
 use candle_core::{DType, Device, Tensor};
 use sweep_attacks::Uniform;
 use sweep_kernels::{Classifier, Result, Tape};
+use sweep_models::Model;
 
 /// Channels, rows and columns of the test images.
 pub(crate) const IMAGE: [usize; 3] = [3, 4, 4];
@@ -36,6 +37,16 @@ pub(crate) fn images(seed: u64, count: usize, (low, high): (f64, f64), dtype: DT
     let [channels, rows, columns] = IMAGE;
     let images = Tensor::from_vec(pixels, (count, channels, rows, columns), &Device::Cpu).unwrap();
     images.to_dtype(dtype).unwrap()
+}
+
+/// Where the tests run.
+pub(crate) fn device() -> Device {
+    Device::Cpu
+}
+
+/// A network of the reference where the images of these tests are.
+pub(crate) fn placed(model: Model) -> Model {
+    model
 }
 
 pub(crate) fn numbers(tensor: &Tensor) -> Vec<f64> {
