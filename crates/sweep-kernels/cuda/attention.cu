@@ -48,7 +48,7 @@ __device__ void dot_rows(float products[R][R], const float* left, const float* r
     for (int i = 0; i < R; ++i)
 #pragma unroll
         for (int j = 0; j < R; ++j) products[i][j] = 0.0f;
-#pragma unroll(D > 64 ? 2 : 4)
+#pragma unroll(D == 64 ? 4 : 2)
     for (int k = 0; k < D; k += 4) {
         float a[R][4], b[R][4];
 #pragma unroll
@@ -381,20 +381,20 @@ __device__ void attention_backward_queries(
 
 // The kernels of depths up to D for activations of type T.
 #define ATTENTION(D, T, suffix)                                                                                               \
-    KERNEL __launch_bounds__(SIMT_THREADS) attention_forward_##D##_##suffix(                                                  \
+    KERNEL __launch_bounds__(SIMT_THREADS, D > 64 ? 1 : 2) attention_forward_##D##_##suffix(                                                  \
         const T* qkv, T* y, float* normalisers, WINDOWS, Size tokens, Size heads, Size depth, float scale) {                  \
         attention_forward<T, D>(                                                                                              \
             qkv, y, normalisers, WINDOWS_GIVEN, static_cast<int>(tokens), static_cast<int>(heads), static_cast<int>(depth),   \
             scale * LOG2_E);                                                                                                  \
     }                                                                                                                         \
-    KERNEL __launch_bounds__(SIMT_THREADS) attention_backward_keys_##D##_##suffix(                                            \
+    KERNEL __launch_bounds__(SIMT_THREADS, D > 64 ? 1 : 2) attention_backward_keys_##D##_##suffix(                                            \
         const T* qkv, const T* y, const float* normalisers, const T* dy, T* dqkv, WINDOWS, Size tokens, Size heads,           \
         Size depth, float scale, float* sums, Size images, Size per_block) {                                                  \
         attention_backward_keys<T, D>(                                                                                        \
             qkv, y, normalisers, dy, dqkv, WINDOWS_GIVEN, sums, images, static_cast<int>(per_block),                          \
             static_cast<int>(tokens), static_cast<int>(heads), static_cast<int>(depth), scale);                               \
     }                                                                                                                         \
-    KERNEL __launch_bounds__(SIMT_THREADS) attention_backward_queries_##D##_##suffix(                                         \
+    KERNEL __launch_bounds__(SIMT_THREADS, D > 64 ? 1 : 2) attention_backward_queries_##D##_##suffix(                                         \
         const T* qkv, const T* y, const float* normalisers, const T* dy, T* dqkv, WINDOWS, Size tokens, Size heads,           \
         Size depth, float scale) {                                                                                            \
         attention_backward_queries<T, D>(                                                                                     \

@@ -152,7 +152,7 @@ impl<'a> Call<'a> {
     fn arguments(&self, tensors: &[&Tensor], has_depth: bool) -> Result<Vec<Argument>> {
         let mut arguments = tensors.iter().map(|tensor| self.gpu.at(tensor)).collect::<Result<Vec<_>>>()?;
         arguments.extend(self.windows()?);
-        arguments.extend([self.sizes.tokens.into(), self.sizes.heads.into()]);
+        arguments.extend([self.sizes.tokens, self.sizes.heads].map(Argument::from));
         if has_depth {
             arguments.push(self.sizes.depth.into());
         }
@@ -328,7 +328,7 @@ impl Call<'_> {
             (STAGE, 8, 1)
         };
         let mut arguments = self.arguments(&[qkv, y, normalisers], false)?;
-        arguments.extend([rounds.into(), stage.into()]);
+        arguments.extend([rounds, stage].map(Argument::from));
         let shared = self.rows_shared(2 * stage) + self.bias_shared();
         let grid = self.grid(self.sizes.images, tiles.div_ceil(warps * rounds), threads(warps), shared);
         let kind = if self.bias.is_some() { "windows_" } else { "" };
@@ -344,8 +344,8 @@ impl Call<'_> {
         };
         let sums = self.sums(groups.count, wants_table)?;
         let mut arguments = self.arguments(&pass.tensors(), false)?;
-        arguments.extend([self.gpu.at_or_none(sums.as_ref())?, self.sizes.images.into()]);
-        arguments.extend([groups.images.into(), self.buffers().into()]);
+        arguments.push(self.gpu.at_or_none(sums.as_ref())?);
+        arguments.extend([self.sizes.images, groups.images, self.buffers()].map(Argument::from));
         let grid = self.grid(groups.count, 1, threads(self.tiles()), self.whole_shared());
         let name = format!("attention_tensor_backward_{kind}{}", self.sizes.depth);
         self.gpu.launch(&name, grid, &arguments)?;
@@ -357,13 +357,15 @@ impl Call<'_> {
         let depth = self.sizes.depth;
         let (key_warps, query_warps) = (8, 4);
         let mut arguments = self.arguments(&pass.tensors(), false)?;
-        arguments.extend([Argument::NONE, self.sizes.images.into(), 1.into(), self.buffers().into()]);
+        arguments.push(Argument::NONE);
+        arguments.extend([self.sizes.images, 1, self.buffers()].map(Argument::from));
         let shared = self.keys_shared(key_warps * STEP);
         let grid = self.grid(self.sizes.images, self.tiles().div_ceil(key_warps), threads(key_warps), shared);
         self.gpu.launch(&format!("attention_tensor_backward_keys_{depth}"), grid, &arguments)?;
         let mut arguments =
             pass.tensors().iter().map(|tensor| self.gpu.at(tensor)).collect::<Result<Vec<_>>>()?;
-        arguments.extend([self.sizes.tokens.into(), self.sizes.heads.into(), self.scale().into()]);
+        arguments.extend([self.sizes.tokens, self.sizes.heads].map(Argument::from));
+        arguments.push(self.scale().into());
         let (blocks, shared) = (self.tiles().div_ceil(query_warps), self.rows_shared(2 * QUERIES));
         let grid = self.grid(self.sizes.images, blocks, threads(query_warps), shared);
         self.gpu.launch(&format!("attention_tensor_backward_queries_{depth}"), grid, &arguments)
