@@ -73,7 +73,10 @@ impl Normalize {
     }
 }
 
-#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "what GPUs compute in stands with the parameters"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(unused_variables, reason = "what GPUs compute in stands with the parameters")
+)]
 impl Layer for Normalize {
     fn forward(&self, parameters: &Parameters, x: Tensor, _: &mut Tape, _: Mode) -> Result<Tensor> {
         with_element!("Normalize", &x, T => {

@@ -57,6 +57,8 @@ pub use batch_norm::BatchNorm;
 pub use channels::ChannelsLast;
 pub use clipping::clip_norm;
 pub use convolution::Convolution;
+#[cfg(feature = "cuda")]
+pub use cuda::attack as attack_steps;
 pub use depthwise::DepthwiseConvolution;
 pub use divergence::{Divergence, kullback_leibler};
 pub use elementwise::{add, scale};
@@ -67,9 +69,7 @@ pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use loss::{CrossEntropy, Labels, cross_entropy, cross_entropy_of, mean_cross_entropy};
 pub use optimizer::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
-pub use parameters::{
-    Compute, Gradients, ParameterId, Parameters, activations_to_full, full_to_activations,
-};
+pub use parameters::{Compute, Gradients, ParameterId, Parameters, activations_to_full, full_to_activations};
 pub use pool::{MaxPool, MeanPool, PatchMerging};
 pub use scale::LayerScale;
 pub use stochastic::StochasticDepth;
@@ -77,5 +77,3 @@ pub use tape::{BatchStatistics, Mode, Noise, StatisticsIds, Tape};
 pub use tokens::{ClassTokenAndPositions, SelectToken};
 pub use upload::Uploads;
 pub use windows::{WindowMerge, WindowPartition, Windows};
-#[cfg(feature = "cuda")]
-pub use cuda::attack as attack_steps;

@@ -253,7 +253,8 @@ fn training_steps_in_bf16() {
 #[test]
 fn there_and_back() {
     let model = Model::load_folder(&data("vit"), DType::F32).unwrap();
-    let back = model.to_device(&gpu(), Compute::Bf16).unwrap().to_device(&Device::Cpu, Compute::Full).unwrap();
+    let back =
+        model.to_device(&gpu(), Compute::Bf16).unwrap().to_device(&Device::Cpu, Compute::Full).unwrap();
     let images = &tensors("vit/reference.safetensors")["x"];
     assert_eq!(values(&back.logits(images).unwrap()), values(&model.logits(images).unwrap()));
     assert!(model.to_device(&Device::Cpu, Compute::Bf16).is_err());

@@ -70,7 +70,8 @@ impl<'a> Table<'a> {
         let mut row = Row { addresses: [0; MOST_TENSORS], count: 0, scalars: [0.0; MOST_SCALARS] };
         row.count = tensors.first().map_or(0, |tensor| tensor.elem_count());
         row.scalars[..scalars.len()].copy_from_slice(scalars);
-        let all = tensors.iter().map(|tensor| (*tensor, DType::F32)).chain(copy.map(|copy| (copy, DType::BF16)));
+        let all =
+            tensors.iter().map(|tensor| (*tensor, DType::F32)).chain(copy.map(|copy| (copy, DType::BF16)));
         for ((tensor, dtype), address) in all.zip(&mut row.addresses) {
             if tensor.dtype() != dtype {
                 return Err(Error::UnsupportedDtype { operation, dtype: tensor.dtype() });

@@ -42,7 +42,8 @@ impl Normalize {
         let constants = self.mean.chunks(CHANNELS).zip(self.deviation.chunks(CHANNELS));
         for (index, (means, deviations)) in constants.enumerate() {
             let count = means.len();
-            let mut arguments = vec![gpu.at(from)?, gpu.at(&out)?, images.into(), channels.into(), plane.into()];
+            let mut arguments =
+                vec![gpu.at(from)?, gpu.at(&out)?, images.into(), channels.into(), plane.into()];
             arguments.extend([Argument::from(index * CHANNELS), count.into()]);
             for values in [means, deviations] {
                 // Those past the last channel are used by none.
@@ -94,8 +95,7 @@ impl PatchEmbedding {
         let dy_matrix = Matrix::new(dy, rows, width);
         if gradients.wants(self.weight) {
             let dw = gpu.empty(weight.shape(), DType::F32)?;
-            let product =
-                Product::new(dy_matrix.transposed(), Matrix::new(&patches, rows, row_len), compute);
+            let product = Product::new(dy_matrix.transposed(), Matrix::new(&patches, rows, row_len), compute);
             product.into(&gpu, Matrix::new(&dw, width, row_len))?;
             gradients.add(self.weight, dw)?;
         }

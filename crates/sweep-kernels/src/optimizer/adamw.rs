@@ -102,12 +102,7 @@ impl AdamW {
                 let step = Self::step_constants::<f32>(self.settings, rate, group.weight_decay, moments.step);
                 let [mean, square] = moments.tensors()?;
                 let copy = parameters.kept_copy(*id);
-                table.push(
-                    "AdamW",
-                    &[parameter, gradient, mean, square],
-                    copy.as_ref(),
-                    &step.numbers(),
-                )?;
+                table.push("AdamW", &[parameter, gradient, mean, square], copy.as_ref(), &step.numbers())?;
             }
         }
         table.launch("adamw_steps", &[])

@@ -32,7 +32,8 @@ impl<const K: usize> Moments<K> {
         let mut slices = Vec::with_capacity(K);
         if let Some(buffers) = self.buffers.on_host() {
             for buffer in buffers {
-                let buffer = T::buffer(buffer).ok_or_else(|| problem("its dtype is not the parameter's".to_owned()))?;
+                let buffer = T::buffer(buffer)
+                    .ok_or_else(|| problem("its dtype is not the parameter's".to_owned()))?;
                 slices.push(buffer.as_mut_slice());
             }
         }
@@ -64,7 +65,8 @@ impl<const K: usize> Buffers<K> {
             Self::Host(buffers) => buffers.iter().map(|buffer| export_one(buffer, parameter)).collect(),
             #[cfg(feature = "cuda")]
             Self::Gpu(tensors) => {
-                let moved = tensors.iter().map(|moment| moment.to_device(&Device::Cpu)?.reshape(parameter.shape()));
+                let moved =
+                    tensors.iter().map(|moment| moment.to_device(&Device::Cpu)?.reshape(parameter.shape()));
                 Ok(moved.collect::<candle_core::Result<_>>()?)
             }
         }

@@ -1,9 +1,7 @@
 //! What begins a network: normalisation and patch embedding.
 
 use candle_core::{DType, Device, Tensor};
-use sweep_kernels::{
-    Compute, Error, Gradients, Layer, Mode, Normalize, Parameters, PatchEmbedding, Tape,
-};
+use sweep_kernels::{Compute, Error, Gradients, Layer, Mode, Normalize, Parameters, PatchEmbedding, Tape};
 
 use crate::support::{
     BF16_TOLERANCE, Case, F32_TOLERANCE, assert_close, check, gpu, parameters, random, train, values,
@@ -77,7 +75,8 @@ fn patch_embedding() {
         (6, 17, [5, 3, 18, 12], false),
     ];
     for (patch, width, shape, has_bias) in cases {
-        let shapes: [(&str, &[usize]); 2] = [("weight", &[width, shape[1], patch, patch]), ("bias", &[width])];
+        let shapes: [(&str, &[usize]); 2] =
+            [("weight", &[width, shape[1], patch, patch]), ("bias", &[width])];
         let (parameters, ids) = parameters(if has_bias { &shapes } else { &shapes[..1] });
         let layer = PatchEmbedding::new(ids[0], ids.get(1).copied(), patch);
         for (layer, mode) in [(layer, Mode::Evaluation), (layer.as_map(), train())] {

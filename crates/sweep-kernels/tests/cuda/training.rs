@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use sweep_kernels::{
-    AdamW, AdamWSettings, BatchNorm, Compute, Error, Gradients, Labels, Layer, Mode, Optimizer, ParameterGroup,
-    Parameters, Sgd, SgdSettings, StatisticsIds, Tape, clip_norm, cross_entropy, cross_entropy_of,
-    kullback_leibler, mean_cross_entropy, move_average,
+    AdamW, AdamWSettings, BatchNorm, Compute, Error, Gradients, Labels, Layer, Mode, Optimizer,
+    ParameterGroup, Parameters, Sgd, SgdSettings, StatisticsIds, Tape, clip_norm, cross_entropy,
+    cross_entropy_of, kullback_leibler, mean_cross_entropy, move_average,
 };
 
 use crate::support::{F32_TOLERANCE, assert_close, gpu, random, train, values};
@@ -40,10 +40,16 @@ fn cross_entropies() {
             assert_close(&format!("{name}: gradient"), &found.gradient, &expected.gradient, LOSS_TOLERANCE);
             let (mean, gradient) = mean_cross_entropy(&on_gpu, &labels).unwrap();
             let (expected_mean, expected_gradient) = mean_cross_entropy(&on_cpu, &labels).unwrap();
-            assert!((mean - expected_mean).abs() <= LOSS_TOLERANCE * expected_mean.max(1.0), "{name}: {mean}");
+            assert!(
+                (mean - expected_mean).abs() <= LOSS_TOLERANCE * expected_mean.max(1.0),
+                "{name}: {mean}"
+            );
             assert_close(&name, &gradient, &expected_gradient, LOSS_TOLERANCE);
             let kept = Labels::new(&labels, shape[1], on_gpu.device()).unwrap();
-            assert_eq!(values(kept.tensor()), labels.iter().map(|label| f64::from(*label)).collect::<Vec<_>>());
+            assert_eq!(
+                values(kept.tensor()),
+                labels.iter().map(|label| f64::from(*label)).collect::<Vec<_>>()
+            );
             let again = cross_entropy_of(&on_gpu, &kept).unwrap();
             assert_eq!(values(&again.gradient), values(&found.gradient));
         }
@@ -59,7 +65,9 @@ fn cross_entropy_of_extreme_logits() {
     assert_eq!(values(&huge.losses), [0.0]);
     assert_eq!(values(&huge.gradient), [0.0; 3]);
     let broken = cross_entropy(&rows(&[0.0, f32::NAN, 1.0]), &[0]).unwrap();
-    assert!(values(&broken.losses)[0].is_nan() && values(&broken.gradient).iter().all(|value| value.is_nan()));
+    assert!(
+        values(&broken.losses)[0].is_nan() && values(&broken.gradient).iter().all(|value| value.is_nan())
+    );
     let refused = cross_entropy(&rows(&[0.0; 3]), &[3]);
     assert!(matches!(refused, Err(Error::Label { sample: 0, label: 3, classes: 3 })));
     assert!(matches!(cross_entropy(&rows(&[0.0; 3]), &[0, 1]), Err(Error::Shape { .. })));
@@ -195,7 +203,8 @@ fn optimizers_follow_the_cpu_and_their_state_goes_both_ways() {
         assert_eq!(values(moved.get(moved.id("u").unwrap())), before, "{what}: in no group");
 
         let mut misshaped = state.clone();
-        let stolen = misshaped.keys().find(|key| key.ends_with(".b") && !key.starts_with("step")).unwrap().clone();
+        let stolen =
+            misshaped.keys().find(|key| key.ends_with(".b") && !key.starts_with("step")).unwrap().clone();
         misshaped.insert(stolen.clone(), state[&stolen.replace(".b", ".w")].clone());
         assert!(matches!(restored.restore(&copy, &misshaped), Err(Error::OptimizerState { .. })));
     }
@@ -264,7 +273,8 @@ fn copies_in_bf16_follow_a_step() {
             0 => Box::new(AdamW::new(AdamWSettings::default(), vec![group]).unwrap()),
             _ => Box::new(Sgd::new(SgdSettings::default(), vec![group]).unwrap()),
         };
-        let x = random(&[2, 2, 6, 3], 9, DType::BF16).to_dtype(DType::BF16).unwrap().to_device(&gpu()).unwrap();
+        let x =
+            random(&[2, 2, 6, 3], 9, DType::BF16).to_dtype(DType::BF16).unwrap().to_device(&gpu()).unwrap();
         let output = |parameters: &Parameters| {
             let y = linear(parameters).forward(parameters, x.clone(), &mut Tape::off(), Mode::Evaluation);
             values(&y.unwrap())
