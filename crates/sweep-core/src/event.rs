@@ -44,7 +44,7 @@ pub enum Event {
         /// The run that wrote that checkpoint, where it was another one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         resumed_run: Option<RunId>,
-        /// Images a forward pass.
+        /// Images a forward pass; `None` where they are still to be found ([`Event::MicroBatchFound`]).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         micro_batch_size: Option<u32>,
         /// When the process started, in clock ticks since the machine did: with the host and the process id, evidence of
@@ -71,6 +71,21 @@ pub enum Event {
         /// Pictures of the source that could not be read and were left out; they count in no split.
         #[serde(default, skip_serializing_if = "is_zero")]
         skipped: u64,
+    },
+    /// The micro batch is `auto`, and this is what the worker computes with.
+    MicroBatchFound {
+        /// Images a forward pass.
+        micro_batch_size: u32,
+    },
+    /// What the GPU of the attempt was asked for since the attempt began, other programs on it included. Each such event
+    /// stands for all before it.
+    DeviceUsed {
+        /// Most memory in use at any look, in bytes.
+        memory_bytes: u64,
+        /// Its memory, in bytes.
+        memory_total_bytes: u64,
+        /// Share of the time in which it computed anything, in [0, 1]: the mean over all looks.
+        utilization: f64,
     },
     /// Where the attempt is: when that changes, at most once a second, and every few seconds while it does not. It comes
     /// from a thread apart from the work, so that a hang (it comes, and says the same) is told from a death (it does not

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::budget::resolve_shares;
@@ -19,9 +19,10 @@ use crate::dataset::{DatasetSource, DatasetSpec};
 use crate::epsilon::Epsilon;
 use crate::file::{Definition, Sweep};
 use crate::grammar::{Kind, Presence, check, default_node, join};
+use crate::micro_batch::{self, MicroBatch};
 use crate::node::Node;
 use crate::problem::{Collector, Problem, Problems, unknown};
-use crate::spec::{Architecture, BackboneSpec, Definitions, Named, RunId, RunSpec, WeightsSource};
+use crate::spec::{Architecture, BackboneSpec, Definitions, Named, Precision, RunId, RunSpec, WeightsSource};
 use crate::tables::{BACKBONE, DATASET, RUN};
 use crate::validate::validate;
 
@@ -257,7 +258,9 @@ struct RunWire {
     seed: u64,
     epochs: u32,
     batch_size: u32,
-    micro_batch_size: Option<u32>,
+    #[serde(default, deserialize_with = "written_micro_batch")]
+    micro_batch_size: Option<MicroBatch>,
+    precision: Precision,
     input_size: Option<u32>,
     optimizer: crate::spec::OptimizerSpec,
     learning_rate_schedule: crate::schedule::LearningRateSchedule,
@@ -270,9 +273,10 @@ struct RunWire {
     evaluation: crate::spec::EvaluationSpec,
 }
 
-/// Returns the images of a forward pass where the sweep file does not say: the largest part of the batch up to 32.
-fn default_micro_batch(batch_size: u32) -> u32 {
-    (1..=32).rev().find(|size| batch_size.is_multiple_of(*size)).unwrap_or(1)
+/// Reads what is written: the grammar turns `auto` into a null, which is not the same as nothing.
+fn written_micro_batch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MicroBatch>, D::Error> {
+    let images = Option::<u32>::deserialize(deserializer)?;
+    Ok(Some(images.map_or(MicroBatch::Auto, MicroBatch::Images)))
 }
 
 /// A definition and its canonical form.
@@ -520,7 +524,10 @@ impl RunWire {
     fn into_spec(self, backbone: BackboneSpec, dataset: DatasetSpec) -> RunSpec {
         RunSpec {
             input_size: self.input_size.unwrap_or(backbone.architecture.image_size()),
-            micro_batch_size: self.micro_batch_size.unwrap_or_else(|| default_micro_batch(self.batch_size)),
+            micro_batch_size: self
+                .micro_batch_size
+                .unwrap_or_else(|| MicroBatch::Images(micro_batch::usual(self.batch_size))),
+            precision: self.precision,
             backbone: Named { name: self.backbone, definition: backbone },
             dataset: Named { name: self.dataset, definition: dataset },
             target_epsilon: self.target_epsilon,
@@ -542,6 +549,11 @@ impl RunWire {
 }
 
 impl Architecture {
+    /// Returns whether it normalises over the images of a micro batch.
+    pub const fn has_batch_norm(&self) -> bool {
+        matches!(self, Self::Resnet { .. })
+    }
+
     /// Returns the side of the input that the network was made for, in pixels.
     pub const fn image_size(&self) -> u32 {
         match self {

@@ -8,6 +8,7 @@ pub mod epsilon;
 pub mod event;
 pub mod home;
 pub mod metrics;
+pub mod micro_batch;
 pub mod random;
 pub mod schedule;
 pub mod spec;

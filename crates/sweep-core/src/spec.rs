@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::dataset::{Augmentation, DatasetSpec};
 use crate::epsilon::Epsilon;
+use crate::micro_batch::MicroBatch;
 use crate::schedule::{EpsilonSchedule, LearningRateSchedule};
 
 /// Version of the canonical form. It is hashed into every [`RunId`]: raising it makes every run a new one.
@@ -34,14 +35,18 @@ pub struct RunSpec {
     /// Images an optimizer step (effective).
     pub batch_size: u32,
     /// Images a forward pass; what fits the device. Results differ by rounding only, so it is no part of the identity.
-    pub micro_batch_size: u32,
+    pub micro_batch_size: MicroBatch,
+    /// The numbers that the device computes with: part of the identity, since results differ by more than rounding.
+    // What is at its default is not written, here and below, so that runs from before there was a choice keep their
+    // identity.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// The optimizer and its rates.
     pub optimizer: OptimizerSpec,
     /// How the rates move.
     pub learning_rate_schedule: LearningRateSchedule,
     /// Longest gradient of an optimizer step: one that is longer in the Euclidean norm over all parameters is scaled
     /// down to it, as PyTorch's `clip_grad_norm_` does; above 0. `None`: gradients stay as they are (paper).
-    // An option that is off is not written, here and below, so that runs from before there was one keep their identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
     /// The moving average of the weights that is measured and saved in their place. `None`: there is none (paper).
@@ -60,6 +65,42 @@ pub struct RunSpec {
     pub evaluation: EvaluationSpec,
     /// Seed of everything random in the run.
     pub seed: u64,
+}
+
+/// What computes with numbers of which width. Weights, losses, norms, optimizer and attack iterates are f32 in all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Everything in f32; the only one that the CPU has.
+    #[default]
+    F32,
+    /// f32, whose matrix products and convolutions round their factors to 10 bits behind the point (TensorFloat-32).
+    Tf32,
+    /// Activations and matrix products in bf16, accumulated in f32.
+    Bf16,
+}
+
+impl Precision {
+    /// Returns the name used in the sweep file.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Returns whether it is f32, which every device has.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    pub const fn is_f32(&self) -> bool {
+        matches!(self, Self::F32)
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.label())
+    }
 }
 
 /// A definition and the name it has in the sweep file. Names are for people: they are no part of the identity.
@@ -511,7 +552,8 @@ impl RunSpec {
     fn training_identity(&self, definitions: &Definitions<'_>) -> String {
         let value = |value: Value| Some(Cow::Owned(canonical_text(&value)));
         let objective = (!self.objective.is_adversarial()).then(|| to_json(&self.objective));
-        let parts: [(&str, Option<Cow<'_, str>>); 15] = [
+        let precision = (!self.precision.is_f32()).then(|| to_json(&self.precision));
+        let parts: [(&str, Option<Cow<'_, str>>); 16] = [
             ("attack", value(to_json(&self.attack))),
             ("augmentation", value(to_json(&self.augmentation))),
             ("backbone", Some(Cow::Borrowed(&definitions.backbone))),
@@ -525,6 +567,7 @@ impl RunSpec {
             ("learning_rate_schedule", value(to_json(&self.learning_rate_schedule))),
             ("objective", objective.and_then(value)),
             ("optimizer", value(to_json(&self.optimizer))),
+            ("precision", precision.and_then(value)),
             ("seed", value(self.seed.into())),
             ("target_epsilon", value(to_json(&self.target_epsilon))),
         ];

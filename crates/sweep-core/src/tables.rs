@@ -61,9 +61,15 @@ pub(crate) static RUN: &[Field] = &[
     ),
     field(
         "micro_batch_size",
-        COUNT,
+        Kind::Or { word: "auto", kind: &COUNT },
         Optional,
-        "Images a forward pass; what fits the device. It divides the batch size. Default: its largest divisor up to 32. No part of a run's identity.",
+        "Images a forward pass; what fits the device. It divides the batch size. auto: the worker finds out what fits its GPU, up to the batch size; on the CPU it is the default. Default: the largest divisor of the batch size up to 32. No part of a run's identity.",
+    ),
+    field(
+        "precision",
+        Kind::Choice(&["f32", "tf32", "bf16"]),
+        Default("f32"),
+        "Numbers that the device computes with; weights, losses and attack iterates are f32 always. tf32 and bf16 need a GPU. Default f32 (paper silent).",
     ),
     field(
         "input_size",

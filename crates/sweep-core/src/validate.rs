@@ -1,6 +1,7 @@
 //! Whether a run makes sense as a whole: checks that look at more than one key.
 
 use crate::dataset::{DatasetSource, DatasetSpec, SplitPolicy, ValidationPolicy};
+use crate::micro_batch::MicroBatch;
 use crate::schedule::{AutoRamp, EpsilonSchedule, Granularity, LearningRateSchedule};
 use crate::spec::{Architecture, AttackLoss, AttackSpec, Objective, RunSpec};
 
@@ -59,9 +60,8 @@ pub(crate) fn validate(spec: &RunSpec) -> Vec<Fault> {
         );
         fault("evaluation", message, None);
     }
-    if !spec.batch_size.is_multiple_of(spec.micro_batch_size) {
-        let message = format!("{} does not divide the batch size {}", spec.micro_batch_size, spec.batch_size);
-        fault("micro_batch_size", message, None);
+    if let Some((message, hint)) = micro_batch_fault(spec) {
+        fault("micro_batch_size", message, hint);
     }
     if let Some(message) = shape_fault(&spec.backbone.definition.architecture, spec.input_size) {
         fault("backbone", message, None);
@@ -70,6 +70,25 @@ pub(crate) fn validate(spec: &RunSpec) -> Vec<Fault> {
         fault("dataset", message, None);
     }
     faults
+}
+
+/// Returns why a run cannot have its micro batches, if it cannot, and what to write instead.
+fn micro_batch_fault(spec: &RunSpec) -> Option<(String, Option<&'static str>)> {
+    match spec.micro_batch_size {
+        MicroBatch::Images(images) => (!spec.batch_size.is_multiple_of(images))
+            .then(|| (format!("{images} does not divide the batch size {}", spec.batch_size), None)),
+        MicroBatch::Auto if spec.backbone.definition.architecture.has_batch_norm() => {
+            let message = format!(
+                "`auto` with backbone `{}`: batch norm normalises over a micro batch, so that results would depend on what fits; expected an integer",
+                spec.backbone.name
+            );
+            Some((
+                message,
+                Some("write a number, or leave it out: the largest divisor of `batch_size` up to 32"),
+            ))
+        }
+        MicroBatch::Auto => None,
+    }
 }
 
 /// Procedural images have a training and a test split; of other sources the splits are known when they are read.

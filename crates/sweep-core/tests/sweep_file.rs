@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use sweep_core::micro_batch::MicroBatch;
 use sweep_core::spec::RunSpec;
 use sweep_core::{Assignment, Grid, Problems, Resolve, Sweep, json_schema};
 
@@ -115,6 +116,8 @@ fn what_is_no_part_of_the_identity() {
     assert_eq!(ids(SMALL), ids(&renamed));
     let smaller = SMALL.replace("epochs: 10", "epochs: 10, micro_batch_size: 4");
     assert_eq!(ids(SMALL), ids(&smaller));
+    let found = SMALL.replace("epochs: 10", "epochs: 10, micro_batch_size: auto");
+    assert_eq!(ids(SMALL), ids(&found));
     let longer = SMALL.replace("epochs: 10", "epochs: 11");
     assert!(ids(SMALL)[1..].iter().zip(&ids(&longer)[1..]).all(|(left, right)| left != right));
 }
@@ -168,11 +171,13 @@ fn with_schedule(schedule: &str, epochs: u32) -> RunSpec {
 #[test]
 fn what_is_off_by_default_changes_the_identity_only_where_it_is_on() {
     let plain = with_keys("seed: 0");
-    let off = "clip_norm: none, ema: none, objective: {kind: adversarial}, optimizer: {kind: adamw, no_decay: sibling}";
+    let off = "precision: f32, clip_norm: none, ema: none, objective: {kind: adversarial}, optimizer: {kind: adamw, no_decay: sibling}";
     assert_eq!(with_keys(off), plain);
     let ramp = with_schedule("{kind: ramp, start: 2, end: 4}", 10);
     assert_eq!(with_schedule("{kind: ramp, start: 2, end: 4, per: epoch}", 10), ramp);
     let on = [
+        with_keys("precision: tf32"),
+        with_keys("precision: bf16"),
         with_keys("clip_norm: 1"),
         with_keys("ema: {decay: 0.9}"),
         with_keys("objective: {kind: trades}"),
@@ -191,6 +196,23 @@ fn what_is_off_by_default_changes_the_identity_only_where_it_is_on() {
         let text = serde_json::to_string(spec).unwrap();
         assert_eq!(&serde_json::from_str::<RunSpec>(&text).unwrap(), spec, "a worker reads {text}");
     }
+}
+
+#[test]
+fn the_micro_batch_is_a_number_or_is_found() {
+    let size = |keys: &str| with_keys(keys).micro_batch_size;
+    assert_eq!(size("batch_size: 96"), MicroBatch::Images(32));
+    assert_eq!(size("batch_size: 100"), MicroBatch::Images(25));
+    assert_eq!(size("batch_size: 96, micro_batch_size: 48"), MicroBatch::Images(48));
+    assert_eq!(size("batch_size: 96, micro_batch_size: auto"), MicroBatch::Auto);
+    let both = SMALL.replace("seed: [0, 1]", "micro_batch_size: [auto, 4]");
+    assert_eq!(expand(&both).unwrap().runs.len(), 3, "no part of the identity, and so no axis");
+}
+
+#[test]
+fn precision_is_an_axis() {
+    let grid = expand(&SMALL.replace("seed: [0, 1]", "precision: [f32, tf32, bf16]")).unwrap();
+    assert_eq!(labels(&grid, |spec| spec.precision.to_string())[1..4], ["f32", "tf32", "bf16"]);
 }
 
 #[test]
@@ -220,6 +242,10 @@ fn recipes_that_make_no_sense_are_refused_with_a_hint() {
     let schedule = |schedule: &str| SMALL.replace("{kind: fixed}", schedule);
     let texts = [
         keys("clip_norm: 0"),
+        keys("precision: fp16"),
+        keys("micro_batch_size: all"),
+        keys("batch_size: 96, micro_batch_size: 64"),
+        keys("micro_batch_size: auto").replace("tiny-vit", "tiny-resnet50"),
         keys("ema: {decay: 1}"),
         keys("ema: 0.9"),
         keys("objective: trades"),

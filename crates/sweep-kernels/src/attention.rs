@@ -1,5 +1,8 @@
 //! Multi-head self-attention between the projection to queries, keys and values and the output projection.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -390,7 +393,10 @@ impl<T: Element> Saved<'_, T> {
 
 impl Layer for SelfAttention {
     fn forward(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape, _: Mode) -> Result<Tensor> {
-        with_element!("SelfAttention", &x, T => self.forward_typed::<T>(parameters, x, tape))
+        with_element!(
+            "SelfAttention", &x, T => self.forward_typed::<T>(parameters, x, tape),
+            cuda => self.forward_cuda(parameters, x, tape)
+        )
     }
 
     fn backward(
@@ -400,6 +406,9 @@ impl Layer for SelfAttention {
         tape: &mut Tape,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        with_element!("SelfAttention", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients))
+        with_element!(
+            "SelfAttention", &dy, T => self.backward_typed::<T>(parameters, &dy, tape, gradients),
+            cuda => self.backward_cuda(parameters, &dy, tape, gradients)
+        )
     }
 }

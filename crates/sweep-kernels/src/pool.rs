@@ -350,13 +350,18 @@ impl Layer for PatchMerging {
         if tape.is_recording() {
             tape.push(outline(&x)?);
         }
-        with_element!("PatchMerging", &x, T => merged_pixels(height, width).apply::<T>(&x, channels, shape))
+        with_element!(
+            "PatchMerging", &x, T => merged_pixels(height, width).apply::<T>(&x, channels, shape),
+            cuda => crate::windows::cuda::stack_squares(&x, [height, width, channels], shape)
+        )
     }
 
     fn backward(&self, _: &Parameters, dy: Tensor, tape: &mut Tape, _: &mut Gradients) -> Result<Tensor> {
         let saved = tape.pop()?;
         let (_, height, width, channels) = map_sizes(&saved)?;
-        let gather = split_pixels(height, width);
-        with_element!("PatchMerging", &dy, T => gather.apply::<T>(&dy, channels, saved.shape()))
+        with_element!(
+            "PatchMerging", &dy, T => split_pixels(height, width).apply::<T>(&dy, channels, saved.shape()),
+            cuda => crate::windows::cuda::unstack_squares(&dy, [height, width, channels], saved.shape())
+        )
     }
 }

@@ -47,8 +47,20 @@ impl WindowBias {
         self.rows.len()
     }
 
-    fn table_rows(&self) -> usize {
+    /// Rows of the table: relative positions of two tokens.
+    pub(crate) fn table_rows(&self) -> usize {
         (2 * self.windows.side() - 1).pow(2)
+    }
+
+    /// The table, which must be (rows, heads).
+    pub(crate) fn checked_table<'a>(&self, parameters: &'a Parameters, heads: usize) -> Result<&'a Tensor> {
+        let table = parameters.get(self.table);
+        if table.dims() != [self.table_rows(), heads] {
+            let expected = format!("({}, {heads})", self.table_rows());
+            let operation = "relative position bias";
+            return Err(Error::Shape { operation, got: table.dims().to_vec(), expected });
+        }
+        Ok(table)
     }
 
     /// The values to add to the scores, laid out as the scores are.
@@ -57,13 +69,7 @@ impl WindowBias {
         parameters: &Parameters,
         heads: usize,
     ) -> Result<ScoreBias<'_, T>> {
-        let table = parameters.get(self.table);
-        if table.dims() != [self.table_rows(), heads] {
-            let expected = format!("({}, {heads})", self.table_rows());
-            let operation = "relative position bias";
-            return Err(Error::Shape { operation, got: table.dims().to_vec(), expected });
-        }
-        let host = Host::new(table)?;
+        let host = Host::new(self.checked_table(parameters, heads)?)?;
         let table = host.read::<T>()?;
         let table = &*table;
         let per_head = build(heads * self.pairs(), self.pairs(), |at, out: &mut [T]| {

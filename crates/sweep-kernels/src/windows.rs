@@ -1,5 +1,8 @@
 //! Cutting maps (N, H, W, C) into square windows for attention, and putting them together again.
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+
 use candle_core::Tensor;
 
 use crate::gather::Gather;
@@ -59,11 +62,13 @@ impl Windows {
         self.shift
     }
 
-    fn rows(&self) -> usize {
+    /// Windows of one column of them.
+    pub(crate) fn rows(&self) -> usize {
         self.height.div_ceil(self.window)
     }
 
-    fn columns(&self) -> usize {
+    /// Windows of one row of them.
+    pub(crate) fn columns(&self) -> usize {
         self.width.div_ceil(self.window)
     }
 
@@ -119,7 +124,10 @@ impl Paths {
         match *x.dims() {
             [images, rows, columns, channels] if (rows, columns) == (height, width) && channels > 0 => {
                 let shape = (images * self.windows.count(), self.windows.tokens(), channels);
-                with_element!("WindowPartition", x, T => self.partition.apply::<T>(x, channels, shape))
+                with_element!(
+                    "WindowPartition", x, T => self.partition.apply::<T>(x, channels, shape),
+                    cuda => cuda::partition(self.windows, x, channels, shape)
+                )
             }
             ref dims => {
                 let expected = format!("(N, {height}, {width}, C)");
@@ -135,7 +143,10 @@ impl Paths {
                 if length == tokens && windows.is_multiple_of(count) && channels > 0 =>
             {
                 let shape = (windows / count, self.windows.height, self.windows.width, channels);
-                with_element!("WindowMerge", x, T => self.merge.apply::<T>(x, channels, shape))
+                with_element!(
+                    "WindowMerge", x, T => self.merge.apply::<T>(x, channels, shape),
+                    cuda => cuda::merge(self.windows, x, channels, shape)
+                )
             }
             ref dims => {
                 let expected = format!("(N · {count}, {tokens}, C)");

@@ -14,10 +14,11 @@ use sweep_core::spec::{AttackSpec, Norm, Objective};
 use crate::key::Value;
 
 /// What is written for keys that a specification leaves out because they are at their default.
-const DEFAULTS: [(&str, &str); 2] = [("objective.kind", "adversarial"), ("optimizer.no_decay", "sibling")];
+const DEFAULTS: [(&str, &str); 3] =
+    [("objective.kind", "adversarial"), ("optimizer.no_decay", "sibling"), ("precision", "f32")];
 
 /// Members that a specification leaves out where the option is off; runs have their keys all the same.
-pub(crate) const OPTIONAL: [&str; 3] = ["clip_norm", "ema", "objective"];
+pub(crate) const OPTIONAL: [&str; 4] = ["clip_norm", "ema", "objective", "precision"];
 
 /// What a specification says besides what changes the result: names, places, and what fits a device.
 const NO_IDENTITY: [&str; 6] = [

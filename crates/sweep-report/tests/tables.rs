@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::FailureClass;
 use sweep_core::metrics::Count;
+use sweep_core::micro_batch::MicroBatch;
 use sweep_core::schedule::{EpsilonSchedule, Granularity};
-use sweep_core::spec::{EmaSpec, Objective, OptimizerSpec, RunSpec};
+use sweep_core::spec::{EmaSpec, Objective, OptimizerSpec, Precision, RunSpec};
 use sweep_report::pairs::{Pairing, Reason, Seeds, pairs};
 use sweep_report::pivot::{Missing, Pivot, pivot};
 use sweep_report::{Condition, Error, Key, Runs};
@@ -162,8 +163,14 @@ fn rows_are_the_keys_it_takes() {
     assert_eq!(varying(vec![base(), spec("vit", EpsilonSchedule::Fixed, 3)]), "");
     assert_eq!(varying(vec![rates(0.1, 0.1), rates(0.2, 0.2)]), "learning_rate", "the head's follows");
     assert_eq!(varying(vec![rates(0.1, 0.1), rates(0.1, 0.2)]), "optimizer.head_learning_rate");
-    assert_eq!(varying(vec![base(), with(&|spec| spec.micro_batch_size = 2)]), "", "no part of the result");
+    assert_eq!(
+        varying(vec![base(), with(&|spec| spec.micro_batch_size = MicroBatch::Images(2))]),
+        "",
+        "no part of the result"
+    );
     assert_eq!(varying(vec![base(), with(&|spec| spec.ema = Some(EmaSpec { decay: 0.9 }))]), "ema.decay");
+    let narrow = with(&|spec| spec.precision = Precision::Bf16);
+    assert_eq!(varying(vec![base(), narrow]), "precision");
     let trades = with(&|spec| spec.objective = Objective::Trades { beta: 6.0 });
     assert_eq!(varying(vec![base(), trades]), "objective.beta");
     let epochs = with(&|spec| spec.epochs = 9);

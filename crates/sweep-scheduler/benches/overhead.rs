@@ -70,8 +70,13 @@ async fn measure(size: u64) {
 
 /// Runs a session that must start `expected` workers and leave everything done.
 async fn session(store: &Store, runs: &[(RunId, &RunSpec)], home: &Path, expected: usize) {
-    let request =
-        SlotRequest { devices: &format!("cpu:{SLOTS}"), threads: Some(1), cores: 1, visible_devices: None };
+    let request = SlotRequest {
+        devices: &format!("cpu:{SLOTS}"),
+        threads: Some(1),
+        cores: 1,
+        visible_devices: None,
+        gpus: None,
+    };
     let slots = Slot::plan(&request).expect("these are slots");
     let worker = WorkerCommand { program: fake_worker().to_owned(), arguments: Vec::new() };
     let settings = Settings::new(Home::new(home), worker, slots);

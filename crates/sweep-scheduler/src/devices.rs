@@ -14,7 +14,8 @@ const ACCEPTED: &str = "`cpu`, `cpu:2` (two CPU slots), `cuda:0,1` (two GPUs), `
 pub enum Device {
     /// The CPU.
     Cpu,
-    /// The GPU with this number among those that the scheduler itself sees.
+    /// The GPU with this number among those that the scheduler itself sees; where the driver lists them, in the order of the
+    /// PCI bus.
     Cuda(u32),
 }
 
@@ -53,6 +54,14 @@ pub enum DevicesError {
         part: String,
         /// What it asks for.
         slots: u64,
+    },
+    /// The machine has no such GPU.
+    #[error("`{device}` does not exist: this machine has {existing}")]
+    Missing {
+        /// The device.
+        device: Device,
+        /// Those that there are, in words.
+        existing: String,
     },
     /// The scheduler itself may not see that GPU.
     #[error("`{device}` does not exist: CUDA_VISIBLE_DEVICES is `{mask}`, which leaves {visible} GPUs")]

@@ -103,13 +103,8 @@ pub(crate) fn write_spec(
     spec: &RunSpec,
     micro_batch_limit: Option<u32>,
 ) -> io::Result<()> {
-    let path = home.spec(run);
-    match micro_batch_limit.filter(|limit| *limit < spec.micro_batch_size) {
-        None => write_atomically(&path, &serde_json::to_vec(spec)?),
-        Some(micro_batch_size) => {
-            write_atomically(&path, &serde_json::to_vec(&RunSpec { micro_batch_size, ..spec.clone() })?)
-        }
-    }
+    let micro_batch_size = spec.micro_batch_size.limited(micro_batch_limit);
+    write_atomically(&home.spec(run), &serde_json::to_vec(&RunSpec { micro_batch_size, ..spec.clone() })?)
 }
 
 fn storage_failure(error: &io::Error) -> Failure {
@@ -139,7 +134,8 @@ mod tests {
     use crate::slots::{Slot, SlotRequest};
 
     fn settings(home: Home) -> Settings {
-        let request = SlotRequest { devices: "cpu", threads: None, cores: 1, visible_devices: None };
+        let request =
+            SlotRequest { devices: "cpu", threads: None, cores: 1, visible_devices: None, gpus: None };
         let worker = WorkerCommand { program: "true".into(), arguments: Vec::new() };
         Settings::new(home, worker, Slot::plan(&request).unwrap())
     }

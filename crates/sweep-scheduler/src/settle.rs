@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use sweep_core::event::{Event, FailureClass, Record};
+use sweep_core::micro_batch;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::verdict::{self, Cause, Verdict};
 use sweep_store::{Failure, Outcome, Report, RunState, Settlement, State, Store, now_ms};
@@ -84,7 +85,7 @@ impl Settler<'_> {
         ending: &Ending,
     ) -> Result<Settled, Error> {
         let background = self.background(run, attempt, news, ending).await?;
-        let judge = |last_word| self.judge(run, last_word, ending, &background);
+        let judge = |last_word| self.judge((run, attempt), last_word, ending, &background);
         self.write(run, attempt, news, &background, judge).await
     }
 
@@ -149,7 +150,7 @@ impl Settler<'_> {
 
     fn judge(
         &self,
-        run: RunId,
+        (run, attempt): (RunId, u32),
         last_word: Option<Report>,
         ending: &Ending,
         background: &Background,
@@ -160,7 +161,7 @@ impl Settler<'_> {
             Report::Succeeded => (verdict::Outcome::Succeeded, None),
             _ if background.cancelled => (verdict::Outcome::Cancelled, None),
             Report::Interrupted => (verdict::Outcome::Interrupted { cause: None }, None),
-            Report::Failed(failure) => self.judge_failure(run, failure, background.failures),
+            Report::Failed(failure) => self.judge_failure((run, attempt), failure, background.failures),
         };
         Verdict {
             outcome,
@@ -172,33 +173,49 @@ impl Settler<'_> {
     }
 
     /// Says what follows from a failure, and how many images a forward pass may have from now on.
-    fn judge_failure(&self, run: RunId, failure: Failure, failures: u32) -> (verdict::Outcome, Option<u32>) {
+    fn judge_failure(
+        &self,
+        (run, attempt): (RunId, u32),
+        failure: Failure,
+        failures: u32,
+    ) -> (verdict::Outcome, Option<u32>) {
         let Failure { class, message } = failure;
         let cause = Cause { class, message };
         match class {
             FailureClass::DiskFull => (verdict::Outcome::Interrupted { cause: Some(cause) }, None),
             FailureClass::OutOfMemory => {
-                let smaller = self.smaller_micro_batch(run);
+                let smaller = self.smaller_micro_batch(run, attempt);
                 (verdict::Outcome::Failed { cause, retry: smaller.is_some() }, smaller)
             }
             _ => (verdict::Outcome::Failed { cause, retry: self.retry.allows(class, failures) }, None),
         }
     }
 
-    /// Returns half of what the attempt computed with, rounded up; `None` where that cannot be halved.
-    fn smaller_micro_batch(&self, run: RunId) -> Option<u32> {
+    /// Returns about half of what the attempt computed with; `None` where that cannot be halved.
+    fn smaller_micro_batch(&self, run: RunId, attempt: u32) -> Option<u32> {
         let path = self.home.spec(run);
         let spec = fs::read(&path)
             .map_err(|error| error.to_string())
             .and_then(|text| serde_json::from_slice::<RunSpec>(&text).map_err(|error| error.to_string()));
         match spec {
-            // A micro batch larger than the batch is as large as the batch.
-            Ok(spec) => halved(spec.micro_batch_size.min(spec.batch_size)),
+            Ok(spec) => {
+                let size = spec.micro_batch_size.images().or_else(|| self.found_micro_batch(run, attempt))?;
+                micro_batch::halved(size, spec.batch_size)
+            }
             Err(error) => {
                 tracing::warn!(path = %path.display(), error, "a specification could not be read, so its micro batch is not halved");
                 None
             }
         }
+    }
+
+    /// Returns what a worker says that it has found for `micro_batch_size: auto`; `None` where memory ran out before.
+    fn found_micro_batch(&self, run: RunId, attempt: u32) -> Option<u32> {
+        let records = Tail::new(self.home.events(run, attempt)).read_to_end().records;
+        records.into_iter().rev().find_map(|record| match record.event {
+            Event::MicroBatchFound { micro_batch_size } => Some(micro_batch_size),
+            _ => None,
+        })
     }
 
     fn retry_in(&self, run: RunId, verdict: &Verdict, failures: u32) -> Option<Duration> {
@@ -295,10 +312,6 @@ fn is_own_epoch(record: &Record) -> bool {
     matches!(record.event, Event::EpochFinished { trained_by: None, .. })
 }
 
-const fn halved(micro_batch: u32) -> Option<u32> {
-    if micro_batch > 1 { Some(micro_batch.div_ceil(2)) } else { None }
-}
-
 /// Returns whether an attempt's events tell its end as well, as its exit confirms.
 fn goes_without_saying(verdict: &Verdict) -> bool {
     let expected = match verdict.outcome {
@@ -346,13 +359,6 @@ fn disk_full(verdict: Verdict) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn micro_batches_are_halved_down_to_one_and_no_further() {
-        let ladder = std::iter::successors(Some(21), |size| halved(*size));
-        assert_eq!(ladder.collect::<Vec<_>>(), [21, 11, 6, 3, 2, 1]);
-        assert_eq!(halved(0), None);
-    }
 
     #[test]
     fn only_an_end_that_its_events_tell_goes_without_saying() {

@@ -97,6 +97,17 @@ pub struct Cancelled {
     pub asked_to_stop: u64,
 }
 
+/// What the GPU of an attempt was asked for, other programs on it included.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct DeviceUse {
+    /// Most memory in use at any look, in bytes.
+    pub memory_bytes: u64,
+    /// Its memory, in bytes.
+    pub memory_total_bytes: u64,
+    /// Share of the time in which it computed anything, in [0, 1].
+    pub utilization: f64,
+}
+
 /// Where an attempt is, by its progress events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Progress {
@@ -141,6 +152,8 @@ pub struct Attempt {
     pub resumed_run: Option<RunId>,
     /// Images a forward pass.
     pub micro_batch_size: Option<u32>,
+    /// What its GPU was asked for, where it has one that says so.
+    pub device_use: Option<DeviceUse>,
     /// Exit code of the worker.
     pub exit_code: Option<i32>,
     /// Signal that ended the worker.
@@ -505,6 +518,7 @@ impl FromRow<'_, SqliteRow> for Attempt {
             resumed_from: row.try_get("resumed_from")?,
             resumed_run: row::optional_run_id(row, "resumed_run")?,
             micro_batch_size: row.try_get("micro_batch_size")?,
+            device_use: device_use(row)?,
             exit_code: row.try_get("exit_code")?,
             signal: row.try_get("signal")?,
             failure: row::failure(row)?,
@@ -513,6 +527,17 @@ impl FromRow<'_, SqliteRow> for Attempt {
             heard_ms: row.try_get("heard_ms")?,
         })
     }
+}
+
+fn device_use(row: &SqliteRow) -> sqlx::Result<Option<DeviceUse>> {
+    let Some(memory_bytes) = row.try_get::<Option<i64>, _>("device_memory_bytes")? else {
+        return Ok(None);
+    };
+    Ok(Some(DeviceUse {
+        memory_bytes: memory_bytes.unsigned_abs(),
+        memory_total_bytes: row.try_get::<i64, _>("device_memory_total_bytes")?.unsigned_abs(),
+        utilization: row.try_get("device_utilization")?,
+    }))
 }
 
 /// Reads where an attempt was last.

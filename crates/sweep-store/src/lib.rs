@@ -39,7 +39,7 @@ mod sweep_file;
 mod upgrade;
 mod views;
 
-pub use attempts::{Attempt, Cancelled, Outcome, Progress, Report, RunningAttempt, Settlement};
+pub use attempts::{Attempt, Cancelled, DeviceUse, Outcome, Progress, Report, RunningAttempt, Settlement};
 pub use clock::now_ms;
 pub use compare::{At, Measured, MeasuredRun, Metric, Unit, UnknownMetric, UnknownMoment};
 pub use dashboard::{News, Pace, Stage, Watch, Workers};

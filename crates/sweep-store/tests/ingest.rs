@@ -13,7 +13,7 @@ use common::{
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Phase, Record};
 use sweep_core::spec::{RunId, RunSpec};
-use sweep_store::{Error, Failure, Limits, Outcome, Settlement, Table};
+use sweep_store::{DeviceUse, Error, Failure, Limits, Outcome, Settlement, Table};
 
 const TABLES: [&str; 12] = [
     "runs",
@@ -74,6 +74,32 @@ async fn every_event_finds_its_place() {
     let progress = attempt.progress.unwrap();
     assert_eq!((progress.phase, progress.step, progress.time_ms), (Phase::Training, 1, NOW + 2_000));
     assert_eq!((attempt.micro_batch_size, attempt.heard_ms), (Some(8), Some(NOW + 19_000)));
+}
+
+#[tokio::test]
+async fn what_a_worker_finds_out_is_kept_with_its_attempt() {
+    let home = Home::new().await;
+    let run = home.running(&spec(0)).await;
+    let used =
+        |memory_bytes, utilization| Event::DeviceUsed { memory_bytes, memory_total_bytes: 80, utilization };
+    let found = Event::MicroBatchFound { micro_batch_size: 48 };
+    let events = records([started(run, 1, 0), found, used(20, 0.5), used(70, 0.75)]);
+    assert_eq!(home.store.ingest(run, 1, &events, 1).await.unwrap().refused, None);
+    let attempt = home.store.reader().attempts_of(run).await.unwrap().remove(0);
+    assert_eq!(attempt.micro_batch_size, Some(48));
+    let expected = DeviceUse { memory_bytes: 70, memory_total_bytes: 80, utilization: 0.75 };
+    assert_eq!(attempt.device_use, Some(expected));
+}
+
+#[tokio::test]
+async fn a_use_that_cannot_be_is_refused() {
+    for utilization in [-0.1, 1.5, f64::NAN] {
+        let home = Home::new().await;
+        let run = home.running(&spec(0)).await;
+        let used = Event::DeviceUsed { memory_bytes: 1, memory_total_bytes: 2, utilization };
+        let refused = home.store.ingest(run, 1, &records([used]), 1).await.unwrap().refused;
+        assert!(refused.unwrap().contains("utilization"), "{utilization}");
+    }
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@ use sweep_core::dataset::{
     Augmentation, DatasetSource, DatasetSpec, ProceduralFamily, SplitPolicy, ValidationPolicy,
 };
 use sweep_core::epsilon::Epsilon;
+use sweep_core::micro_batch::MicroBatch;
 use sweep_core::schedule::{EpsilonSchedule, Granularity, LearningRateSchedule};
 use sweep_core::spec::{
     Architecture, AttackLoss, AttackSpec, BackboneSpec, EvaluationSpec, Named, NoDecay, Norm, Normalization,
-    Objective, OptimizerSpec, RunId, RunSpec, ValidationSpec, VitArchitecture, WeightsSource,
+    Objective, OptimizerSpec, Precision, RunId, RunSpec, ValidationSpec, VitArchitecture, WeightsSource,
 };
 
 /// Returns a small, complete run that a real worker can execute and that differs from others by its seed only.
@@ -21,7 +22,8 @@ pub fn sample_run(seed: u64) -> RunSpec {
         epsilon_schedule: EpsilonSchedule::Ramp { start: 1, end: 2, per: Granularity::Epoch },
         epochs: 3,
         batch_size: 8,
-        micro_batch_size: 8,
+        micro_batch_size: MicroBatch::Images(8),
+        precision: Precision::F32,
         optimizer: OptimizerSpec::Sgd {
             learning_rate: 0.01,
             head_learning_rate: 0.1,

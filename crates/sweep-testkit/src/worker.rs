@@ -14,6 +14,7 @@ use nix::unistd::gethostname;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Phase, Record, Split};
 use sweep_core::home::Home;
+use sweep_core::micro_batch::MicroBatch;
 use sweep_core::spec::{Norm, RunId, RunSpec};
 use sweep_core::trajectory::{CheckpointName, Prefix};
 
@@ -52,7 +53,8 @@ struct Worker {
     attempt: u32,
     threads: u32,
     device: String,
-    micro_batch_size: u32,
+    micro_batch_size: MicroBatch,
+    batch_size: u32,
     trajectory: Vec<Prefix>,
     script: Script,
     events: File,
@@ -83,6 +85,7 @@ impl Worker {
             threads: parsed("--threads")?,
             device: argument("--device")?,
             micro_batch_size: spec.micro_batch_size,
+            batch_size: spec.batch_size,
             trajectory: spec.trajectory(),
             sequence: 0,
             epochs: 0,
@@ -153,9 +156,12 @@ impl Worker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             resumed_from: 0,
             resumed_run: None,
-            micro_batch_size: Some(self.micro_batch_size),
+            micro_batch_size: self.micro_batch_size.images(),
             process_start: process_start(),
         })?;
+        if self.micro_batch_size == MicroBatch::Auto {
+            self.say(Event::MicroBatchFound { micro_batch_size: self.batch_size })?;
+        }
         self.say(Event::Loaded {
             dataset_digest: "0".repeat(64),
             classes: 10,

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Tensor};
-use sweep_core::spec::EmaSpec;
+use candle_core::{DType, Device, Tensor};
+use sweep_core::spec::{EmaSpec, Precision};
 use sweep_kernels::{Parameters, move_average};
 use sweep_models::{Head, Model};
 
-use crate::Result;
+use crate::{Result, compute};
 
 /// A second model whose parameters follow those of the one that is trained.
 ///
@@ -20,10 +20,17 @@ pub(crate) struct Average {
 
 impl Average {
     /// Begins with the weights that `model` has now.
-    pub(crate) fn new(model: &Model, EmaSpec { decay }: EmaSpec) -> Result<Self> {
-        let tensors: HashMap<String, Tensor> = model.parameters().snapshot()?.into_iter().collect();
-        let model = Model::from_tensors(model.architecture().clone(), DType::F32, tensors, Head::Stored)?;
-        Ok(Self { model, decay })
+    pub(crate) fn new(
+        model: &Model,
+        EmaSpec { decay }: EmaSpec,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Self> {
+        let on_cpu = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&Device::Cpu)?));
+        let tensors = model.parameters().snapshot()?.into_iter().map(on_cpu);
+        let tensors: HashMap<String, Tensor> = tensors.collect::<candle_core::Result<_>>()?;
+        let average = Model::from_tensors(model.architecture().clone(), DType::F32, tensors, Head::Stored)?;
+        Ok(Self { model: compute::place(average, device, precision)?, decay })
     }
 
     pub(crate) const fn model(&self) -> &Model {

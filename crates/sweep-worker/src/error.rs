@@ -4,7 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sweep_core::event::{FailureClass, Phase};
-use sweep_core::spec::RunId;
+use sweep_core::spec::{Precision, RunId};
+
+use crate::compute::says_out_of_memory;
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -47,11 +49,32 @@ pub enum Error {
         found: RunId,
     },
     /// This build cannot compute there.
-    #[error("device `{device}` is not available in this build, expected `cpu`")]
+    #[error("device `{device}` is not available in this build, expected {expected}")]
     Device {
         /// The device.
         device: String,
+        /// Those that are.
+        expected: &'static str,
     },
+    /// The driver does not let this process compute on a GPU.
+    #[error("`{device}` cannot be used")]
+    Gpu {
+        /// The device.
+        device: String,
+        /// The driver's answer.
+        source: candle_core::Error,
+    },
+    /// The device does not compute with such numbers.
+    #[error("precision `{precision}` is not available on `{device}`, expected `f32`")]
+    Precision {
+        /// What the run asks for.
+        precision: Precision,
+        /// The device.
+        device: String,
+    },
+    /// Not even a training step of one image fits the memory.
+    #[error("out of memory: a training step of a single image does not fit the device")]
+    NothingFits,
     /// The operating system gave no threads.
     #[error("cannot start the threads that compute: {0}")]
     Threads(rayon::ThreadPoolBuildError),
@@ -231,7 +254,8 @@ impl Error {
             | Self::Attack(Attack::NonFiniteLoss { .. } | Attack::NonFiniteGradient { .. }) => {
                 FailureClass::Diverged
             }
-            Self::Model(_) | Self::Kernel(_) | Self::Tensor(_) | Self::Attack(_)
+            Self::NothingFits => FailureClass::OutOfMemory,
+            Self::Model(_) | Self::Kernel(_) | Self::Tensor(_) | Self::Attack(_) | Self::Gpu { .. }
                 if self.is_out_of_memory() =>
             {
                 FailureClass::OutOfMemory
@@ -252,6 +276,8 @@ impl Error {
             | Self::Spec { .. }
             | Self::OtherRun { .. }
             | Self::Device { .. }
+            | Self::Gpu { .. }
+            | Self::Precision { .. }
             | Self::Threads(_)
             | Self::Thread { .. }
             | Self::Sharing { .. }
@@ -273,7 +299,7 @@ impl Error {
 
     /// Drivers of accelerators say it in words only.
     fn is_out_of_memory(&self) -> bool {
-        self.with_causes().to_ascii_lowercase().contains("out of memory")
+        says_out_of_memory(&self.with_causes())
     }
 
     /// Returns the exit code of a worker that ends with this failure.

@@ -10,10 +10,9 @@ use sweep_core::spec::AttackSpec;
 use sweep_data::Batch;
 use sweep_kernels::{Classifier as _, cross_entropy};
 
-use crate::Result;
 use crate::checkpoint::{EpochRecord, Measured, Probe, Robust};
-use crate::network;
 use crate::session::Session;
+use crate::{Result, compute, network};
 
 /// One pass over a split.
 struct Pass<'a> {
@@ -113,7 +112,7 @@ impl Session<'_> {
 
     fn measure(&mut self, pass: &Pass<'_>) -> Result<Measured> {
         let begin = Instant::now();
-        let size = self.micro_batch();
+        let size = self.micro_batch;
         let batches = (pass.split.len() as usize).div_ceil(size.get()) as u32;
         let mut measured = Measured { correct: 0, loss: 0.0, seconds: 0.0 };
         for (index, batch) in (0..).zip(pass.split.batches_in_order(size)?) {
@@ -128,10 +127,9 @@ impl Session<'_> {
     }
 
     /// Returns the number of correct images and the sum of the losses.
-    fn measure_batch(&self, batch: Batch, pass: &Pass<'_>) -> Result<(u32, f64)> {
+    fn measure_batch(&mut self, batch: Batch, pass: &Pass<'_>) -> Result<(u32, f64)> {
         let Batch { images: pixels, labels, .. } = batch;
-        let size = pass.split.image_size() as usize;
-        let images = Tensor::from_vec(pixels, (labels.len(), 3, size, size), &Device::Cpu)?;
+        let images = compute::images(&mut self.uploads, pixels, pass.split.image_size(), &self.device)?;
         match pass.attack {
             None => self.measure_clean(&images, &labels, pass.phase),
             Some((spec, epsilon)) => {
@@ -152,7 +150,7 @@ impl Session<'_> {
 
     fn measure_clean(&self, images: &Tensor, labels: &[u32], phase: Phase) -> Result<(u32, f64)> {
         let logits = self.measured_model().logits(images)?;
-        let losses = cross_entropy(&logits, labels)?.losses.to_vec1::<f32>()?;
+        let losses = cross_entropy(&logits, labels)?.losses.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
         let loss: f64 = losses.into_iter().map(f64::from).sum();
         if !loss.is_finite() {
             return Err(self.diverged(phase, loss / labels.len() as f64));
@@ -164,7 +162,7 @@ impl Session<'_> {
 /// Returns how many rows of `logits` (N, classes) are largest at their label; of equal logits the first counts, as in
 /// PyTorch.
 pub(crate) fn count_correct(logits: &Tensor, labels: &[u32]) -> Result<u32> {
-    let rows = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let rows = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let largest = |row: &Vec<f32>| {
         (0..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
     };

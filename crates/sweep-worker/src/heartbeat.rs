@@ -8,6 +8,7 @@ use std::time::Duration;
 use sweep_core::event::Event;
 
 use crate::events::{EventLog, Place};
+use crate::gpu::{Gpu, Look, Usage};
 use crate::{Error, Result};
 
 /// How often the thread looks where the work is.
@@ -22,16 +23,18 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Starts the thread.
+    /// Starts the thread, which also looks at the GPU where there is one.
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub(crate) fn start(log: &EventLog) -> Result<Self> {
+    pub(crate) fn start(log: &EventLog, gpu: Option<Gpu>) -> Result<Self> {
         let clock = Arc::new(Clock::default());
         let (log, ticks) = (log.clone(), Arc::clone(&clock));
         let name = "heartbeat";
-        let thread =
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || beat(&log, || ticks.tick()));
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let look = || gpu.as_ref().and_then(Gpu::look);
+            beat(&log, || ticks.tick(), look);
+        });
         let thread = thread.map_err(|source| Error::Thread { name, source })?;
         Ok(Self { clock, thread: Some(thread) })
     }
@@ -69,15 +72,16 @@ impl Clock {
     }
 }
 
-/// What the thread does: at every tick it looks after the claim and tells what there is to tell.
-fn beat(log: &EventLog, mut tick: impl FnMut() -> bool) {
-    let mut rhythm = Rhythm::default();
+/// What the thread does: at every tick it looks after the claim and at the GPU, and tells what there is to tell.
+fn beat(log: &EventLog, mut tick: impl FnMut() -> bool, look: impl Fn() -> Option<Look>) {
+    let (mut rhythm, mut usage) = (Rhythm::default(), Usage::default());
+    let mut ticks: u32 = 0;
     while tick() {
-        let told = log.check_claim().and_then(|()| match rhythm.next(log.place()) {
-            Some(Place { phase, epoch, step, steps }) => {
-                log.write(Event::Progress { phase, epoch, step, steps })
-            }
-            None => Ok(()),
+        ticks += 1;
+        look().into_iter().for_each(|look| usage.add(look));
+        let told = log.check_claim().and_then(|()| {
+            tell_place(log, &mut rhythm)?;
+            if ticks.is_multiple_of(QUIET_TICKS) { tell_usage(log, &usage) } else { Ok(()) }
         });
         match told {
             Err(Error::Fenced { .. }) => return,
@@ -86,6 +90,20 @@ fn beat(log: &EventLog, mut tick: impl FnMut() -> bool) {
             Ok(()) => {}
         }
     }
+    if let Err(error) = tell_usage(log, &usage) {
+        tracing::warn!("the use of the GPU could not be written: {}", error.with_causes());
+    }
+}
+
+fn tell_place(log: &EventLog, rhythm: &mut Rhythm) -> Result<()> {
+    let told = rhythm.next(log.place());
+    told.map_or(Ok(()), |Place { phase, epoch, step, steps }| {
+        log.write(Event::Progress { phase, epoch, step, steps })
+    })
+}
+
+fn tell_usage(log: &EventLog, usage: &Usage) -> Result<()> {
+    usage.event().map_or(Ok(()), |event| log.write(event))
 }
 
 /// Decides at which ticks something is told.
@@ -160,10 +178,11 @@ mod tests {
         let thread = std::thread::spawn({
             let log = log.clone();
             move || {
-                beat(&log, || {
+                let tick = || {
                     let _ = done.send(());
                     ticks.recv().is_ok()
-                });
+                };
+                beat(&log, tick, || None);
             }
         });
         let tick = || {
@@ -188,6 +207,32 @@ mod tests {
     }
 
     #[test]
+    fn the_use_of_the_gpu_is_told_now_and_then_and_at_the_end() {
+        let workspace = Workspace::new();
+        let path = workspace.home().join("events.jsonl");
+        let log = EventLog::create(&path).unwrap();
+        let (mut ticks, memory) = (0, std::cell::Cell::new(0));
+        let tick = || {
+            ticks += 1;
+            ticks <= QUIET_TICKS + 2
+        };
+        let look = || {
+            memory.set(memory.get() + 1);
+            Some(Look { memory_bytes: memory.get(), memory_total_bytes: 100, busy_percent: 80 })
+        };
+        beat(&log, tick, look);
+        let text = fs::read_to_string(&path).unwrap();
+        let records = text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap());
+        let told: Vec<u64> = records
+            .map(|record| match record.event {
+                Event::DeviceUsed { memory_bytes, memory_total_bytes: 100, .. } => memory_bytes,
+                event => panic!("{event:?}"),
+            })
+            .collect();
+        assert_eq!(told, [u64::from(QUIET_TICKS), u64::from(QUIET_TICKS) + 2]);
+    }
+
+    #[test]
     fn an_attempt_whose_folder_is_gone_has_lost_its_run() {
         let workspace = Workspace::new();
         let home = Home::new(workspace.home());
@@ -204,7 +249,7 @@ mod tests {
     fn the_thread_ends_with_its_value() {
         let workspace = Workspace::new();
         let log = EventLog::create(&workspace.home().join("events.jsonl")).unwrap();
-        let heartbeat = Heartbeat::start(&log).unwrap();
+        let heartbeat = Heartbeat::start(&log, None).unwrap();
         let alive = Arc::downgrade(&heartbeat.clock);
         drop(heartbeat);
         assert!(alive.upgrade().is_none(), "the thread had a share of the clock");

@@ -20,6 +20,8 @@ const LONGEST_LINE: u64 = 64 * 1024;
 pub(crate) struct History {
     /// What was reported last of each epoch.
     epochs: HashMap<u32, Event>,
+    /// Images a forward pass, where an earlier attempt has found them last.
+    pub(crate) micro_batch: Option<u32>,
     /// Digest of the final model that was saved last.
     pub(crate) model: Option<String>,
     /// Test points that are measured already, by digest of the model, attack and radius.
@@ -76,6 +78,7 @@ impl History {
     fn add_record(&mut self, Record { event, .. }: Record) {
         match &event {
             Event::EpochFinished { epoch, .. } => drop(self.epochs.insert(*epoch, event)),
+            Event::MicroBatchFound { micro_batch_size } => self.micro_batch = Some(*micro_batch_size),
             Event::ModelSaved { digest, .. } => self.model = Some(digest.clone()),
             Event::Evaluated { attack, epsilon, .. } => {
                 let model = self.model.clone();

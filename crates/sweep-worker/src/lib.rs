@@ -10,6 +10,7 @@
 
 mod average;
 mod checkpoint;
+pub mod compute;
 mod deadline;
 mod digest;
 mod error;
@@ -17,6 +18,7 @@ mod evaluate;
 mod events;
 mod fence;
 mod files;
+mod gpu;
 mod groups;
 mod heartbeat;
 mod history;
@@ -24,6 +26,7 @@ mod load;
 mod measure;
 mod network;
 mod objective;
+mod probe;
 mod save;
 mod session;
 mod sharing;
@@ -49,6 +52,7 @@ pub use measure::{
 pub use stop::Stop;
 
 use fence::Fence;
+use gpu::Gpu;
 use heartbeat::Heartbeat;
 use session::{Past, Session};
 
@@ -63,7 +67,7 @@ pub struct Arguments {
     pub attempt: u32,
     /// Threads that compute.
     pub threads: usize,
-    /// Device, such as `cpu`.
+    /// Device: `cpu`, or `cuda:0` for the GPU in `CUDA_VISIBLE_DEVICES`.
     pub device: String,
     /// Time after which a checkpoint is written within an epoch. At zero there is one after every step.
     pub checkpoint_every: Duration,
@@ -140,13 +144,12 @@ fn unrecorded(error: &Error) -> Ending {
 
 fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &EventLog) -> Result<()> {
     let past = read_spec(home, arguments.run).and_then(|spec| Past::read(arguments, home, spec));
+    let gpu = if arguments.device == "cpu" { None } else { Gpu::of_this_process() };
     // Whatever is wrong with the input, an attempt begins with this event.
-    log.write(started::event(arguments, past.as_ref().ok()))?;
+    log.write(started::event(arguments, past.as_ref().ok(), gpu.as_ref().and_then(Gpu::name)))?;
     let past = past?;
-    if arguments.device != "cpu" {
-        return Err(Error::Device { device: arguments.device.clone() });
-    }
-    let _heartbeat = Heartbeat::start(log)?;
+    compute::check(&arguments.device, past.spec().precision)?;
+    let _heartbeat = Heartbeat::start(log, gpu)?;
     // The loader prepares batches in the global pool. Fails only where that exists already, as in tests that run
     // several attempts in one process.
     if rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global().is_err() {

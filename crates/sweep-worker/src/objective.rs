@@ -2,7 +2,7 @@
 //!
 //! Works in f32 (training) and f64 (checking).
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sweep_kernels::{
     BatchStatistics, CrossEntropy, Gradients, Mode, Tape, add, cross_entropy, kullback_leibler, scale,
 };
@@ -14,12 +14,38 @@ use crate::evaluate::count_correct;
 /// What one micro batch adds to a step, besides its gradient.
 #[derive(Debug)]
 pub(crate) struct Contribution {
-    /// Sum of the losses of its images.
-    pub(crate) loss: f64,
-    /// Images classified correctly, perturbed ones where there are any.
-    pub(crate) correct: u32,
+    pub(crate) outcome: Outcome,
     /// What the batch norms saw.
     pub(crate) statistics: Vec<BatchStatistics>,
+}
+
+/// The losses and predictions of a micro batch, where they were computed. On a GPU they may not be there yet: a step reads
+/// them when it has nothing left to enqueue.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Cross entropy of each image (N).
+    losses: Tensor,
+    /// Weight and value of each image's divergence (N).
+    divergence: Option<(f64, Tensor)>,
+    /// Logits (N, classes) of the images that are counted: perturbed ones where there are any.
+    logits: Tensor,
+    labels: Vec<u32>,
+}
+
+impl Outcome {
+    /// Returns the number of images.
+    pub(crate) fn images(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Returns the sum of the losses and the number of images classified correctly. Waits for the device.
+    pub(crate) fn read(&self) -> Result<(f64, u32)> {
+        let mut loss = sum(&self.losses)?;
+        if let Some((weight, divergence)) = &self.divergence {
+            loss += weight * sum(divergence)?;
+        }
+        Ok((loss, count_correct(&self.logits, &self.labels)?))
+    }
 }
 
 /// Where gradients go, and how much an image counts: 1 / (images of the effective batch).
@@ -42,7 +68,8 @@ pub(crate) fn classify(
     let CrossEntropy { losses, gradient } = cross_entropy(&logits, labels)?;
     let statistics = tape.take_statistics();
     model.backward(scale(&gradient, into.weight)?, tape, into.gradients)?;
-    Ok(Contribution { loss: sum(&losses)?, correct: count_correct(&logits, labels)?, statistics })
+    let outcome = Outcome { losses, divergence: None, logits, labels: labels.to_vec() };
+    Ok(Contribution { outcome, statistics })
 }
 
 /// TRADES (Zhang et al. 2019): cross entropy on clean images plus `beta` times KL(f(clean) ‖ f(perturbed)). The gradient
@@ -74,17 +101,17 @@ pub(crate) fn trades(
     let clean_gradient =
         add(&scale(&gradient, into.weight)?, &scale(&divergence.clean_gradient, of_divergence)?)?;
     model.backward(clean_gradient, clean_tape, into.gradients)?;
-    let loss = sum(&losses)? + beta * sum(&divergence.losses)?;
-    Ok(Contribution { loss, correct: count_correct(&logits, labels)?, statistics })
+    let divergence = Some((beta, divergence.losses));
+    let outcome = Outcome { losses, divergence, logits, labels: labels.to_vec() };
+    Ok(Contribution { outcome, statistics })
 }
 
 fn sum(losses: &Tensor) -> Result<f64> {
-    Ok(losses.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum())
+    Ok(losses.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum())
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
     use sweep_core::random::{Purpose, Stream};
     use sweep_kernels::Noise;
     use sweep_models::{Architecture, ResnetBlock, ResnetConfig, VitConfig};
@@ -147,7 +174,7 @@ mod tests {
         let mut gradients = Gradients::wanted(model.parameters());
         let mut into = Accumulation { gradients: &mut gradients, weight: 1.0 / IMAGES as f64 };
         let found = trades(model, [&clean, &perturbed], &labels, BETA, mode(0), &mut into).unwrap();
-        (found.loss / IMAGES as f64, gradients)
+        (found.outcome.read().unwrap().0 / IMAGES as f64, gradients)
     }
 
     /// All parameters move along a random direction; the slope of the loss is the sum of the products with the gradient.
@@ -191,7 +218,7 @@ mod tests {
         let both = trades(&model, [&clean, &clean], &labels, BETA, mode(0), &mut into).unwrap();
         let mut into = Accumulation { gradients: right, weight: 1.0 };
         let one = classify(&model, &clean, &labels, mode(0), &mut into).unwrap();
-        assert_eq!((both.loss, both.correct), (one.loss, one.correct));
+        assert_eq!(both.outcome.read().unwrap(), one.outcome.read().unwrap());
         for ((_, left), (_, right)) in gradients[0].iter().zip(gradients[1].iter()) {
             let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f64>().unwrap();
             assert_eq!(values(left), values(right));
@@ -211,7 +238,12 @@ mod tests {
             let mut into = Accumulation { gradients: &mut parts, weight: 1.0 / IMAGES as f64 };
             let images = [&cut(&clean), &cut(&perturbed)];
             let labels = &labels[first..first + count];
-            sum += trades(&model, images, labels, BETA, mode(first as u64), &mut into).unwrap().loss;
+            sum += trades(&model, images, labels, BETA, mode(first as u64), &mut into)
+                .unwrap()
+                .outcome
+                .read()
+                .unwrap()
+                .0;
         }
         assert!((sum / IMAGES as f64 - loss).abs() < LIMIT);
         for ((_, part), (_, whole)) in parts.iter().zip(whole.iter()) {

@@ -1,14 +1,17 @@
 //! An attempt from beginning to end: what is open, and the order of things.
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant, SystemTime};
 
+use candle_core::Device;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, Phase};
 use sweep_core::home::Home;
+use sweep_core::micro_batch::MicroBatch;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::trajectory::Sharing;
 use sweep_data::Dataset;
-use sweep_kernels::Optimizer;
+use sweep_kernels::{Optimizer, Uploads};
 use sweep_models::Model;
 
 use crate::average::Average;
@@ -17,8 +20,9 @@ use crate::deadline::Deadline;
 use crate::events::EventLog;
 use crate::files::remove_leftovers;
 use crate::history::History;
+use crate::probe::Trial;
 use crate::stop::Stop;
-use crate::{Arguments, Error, Result, load, network, save, sharing};
+use crate::{Arguments, Error, Result, compute, load, network, save, sharing};
 
 /// Everything an attempt works with.
 pub(crate) struct Session<'a> {
@@ -27,7 +31,12 @@ pub(crate) struct Session<'a> {
     pub(crate) run: RunId,
     pub(crate) attempt: u32,
     pub(crate) dataset: Dataset,
+    /// Where it computes, and the way there.
+    pub(crate) device: Device,
+    pub(crate) uploads: Uploads,
     pub(crate) model: Model,
+    /// Images a forward pass.
+    pub(crate) micro_batch: NonZeroUsize,
     /// `None` where the run averages no weights.
     pub(crate) average: Option<Average>,
     pub(crate) optimizer: Box<dyn Optimizer>,
@@ -100,9 +109,12 @@ impl<'a> Session<'a> {
         };
         let counts = dataset.counts();
         network::check_attacks(&spec, counts.classes)?;
-        let network::Loaded { mut model, weights_digest } = network::load(&spec, counts.classes, home)?;
+        let device = compute::device(&arguments.device)?;
+        let network::Loaded { model, weights_digest } = network::load(&spec, counts.classes, home)?;
+        let mut model = compute::place(model, &device, spec.precision)?;
         let mut optimizer = network::optimizer(&spec.optimizer, &model)?;
-        let mut average = spec.ema.map(|ema| Average::new(&model, ema)).transpose()?;
+        let mut average =
+            spec.ema.map(|ema| Average::new(&model, ema, &device, spec.precision)).transpose()?;
         let shape = shape(&dataset, &spec);
         let mut state =
             State { model: &mut model, average: average.as_mut(), optimizer: optimizer.as_mut(), shape };
@@ -117,6 +129,14 @@ impl<'a> Session<'a> {
             parameters: model.parameters().element_count() as u64,
             skipped: dataset.skipped().values().sum(),
         })?;
+        let begun_with = history.micro_batch;
+        let trial = Trial {
+            spec: &spec,
+            model: &model,
+            device: &device,
+            before_first_step: position.place() == (0, 0),
+        };
+        let micro_batch = micro_batch(&trial, begun_with, log)?;
         let (saved, saved_at) = (position.place(), Instant::now());
         let session = Self {
             spec,
@@ -124,7 +144,10 @@ impl<'a> Session<'a> {
             run,
             attempt,
             dataset,
+            device,
+            uploads: Uploads::new(),
             model,
+            micro_batch,
             average,
             optimizer,
             position,
@@ -252,6 +275,19 @@ impl<'a> Session<'a> {
         (self.saved, self.saved_at) = ((epochs, step), Instant::now());
         self.checkpoints.prune()
     }
+}
+
+/// Returns the images of a forward pass, and says them where the run leaves them open.
+fn micro_batch(trial: &Trial<'_>, begun_with: Option<u32>, log: &EventLog) -> Result<NonZeroUsize> {
+    let images = match trial.spec.micro_batch_size {
+        MicroBatch::Images(images) => images,
+        MicroBatch::Auto => {
+            let micro_batch_size = trial.find(begun_with)?;
+            log.write(Event::MicroBatchFound { micro_batch_size })?;
+            micro_batch_size
+        }
+    };
+    Ok(NonZeroUsize::new(images as usize).unwrap_or(NonZeroUsize::MIN))
 }
 
 fn shape(dataset: &Dataset, spec: &RunSpec) -> Shape {

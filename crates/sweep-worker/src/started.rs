@@ -6,19 +6,20 @@ use sweep_core::event::Event;
 use crate::Arguments;
 use crate::session::Past;
 
-/// Returns the event of an attempt that goes on from `past`; `None` where that could not be read.
-pub(crate) fn event(arguments: &Arguments, past: Option<&Past>) -> Event {
+/// Returns the event of an attempt that goes on from `past`; `None` where that could not be read. `gpu` is the name of its
+/// GPU, where it has one that is known.
+pub(crate) fn event(arguments: &Arguments, past: Option<&Past>, gpu: Option<String>) -> Event {
     Event::Started {
         run: arguments.run,
         attempt: arguments.attempt,
         pid: std::process::id(),
         host: host(),
-        device: arguments.device.clone(),
+        device: gpu.unwrap_or_else(|| arguments.device.clone()),
         threads: arguments.threads as u32,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         resumed_from: past.map_or(0, Past::epochs),
         resumed_run: past.and_then(Past::other),
-        micro_batch_size: past.map(|past| past.spec().micro_batch_size),
+        micro_batch_size: past.and_then(|past| past.spec().micro_batch_size.images()),
         process_start: process_start(),
     }
 }

@@ -1,10 +1,9 @@
 //! One epoch of adversarial fine-tuning (paper, C): perturbed images crafted in evaluation mode with frozen weights, then
 //! forward and backward passes in training mode, gradients accumulated to the effective batch, one optimizer step.
 
-use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sweep_attacks::{Attack, Uniform, gaussian_start};
 use sweep_core::event::Phase;
 use sweep_core::random::{Purpose, Stream};
@@ -13,10 +12,9 @@ use sweep_core::spec::Objective;
 use sweep_data::{Augmenter, Batch, Batches, epoch_order};
 use sweep_kernels::{Gradients, Mode, Noise, clip_norm};
 
-use crate::network;
-use crate::objective::{Accumulation, Contribution, classify, trades};
+use crate::objective::{Accumulation, Contribution, Outcome, classify, trades};
 use crate::session::Session;
-use crate::{Error, Result};
+use crate::{Error, Result, compute, network};
 
 /// Standard deviation of the noise on a pixel at which the attack of TRADES starts (the authors' program): at the clean
 /// image itself the divergence has no gradient.
@@ -41,7 +39,7 @@ impl Session<'_> {
         order.drain(..(self.position.step * self.spec.batch_size).min(images) as usize);
         let augmenter = Augmenter::new(&self.spec.augmentation, self.spec.seed, u64::from(number))?;
         let mut batches =
-            Batches::start(self.dataset.train().clone(), order, self.micro_batch(), Some(augmenter))?;
+            Batches::start(self.dataset.train().clone(), order, self.micro_batch, Some(augmenter))?;
         while self.position.step < epoch.steps {
             self.step(&epoch, &mut batches)?;
             self.position.sums.seconds = before + begin.elapsed().as_secs_f64();
@@ -52,16 +50,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    pub(crate) fn micro_batch(&self) -> NonZeroUsize {
-        NonZeroUsize::new(self.spec.micro_batch_size as usize).unwrap_or(NonZeroUsize::MIN)
-    }
-
     /// One optimizer step. The last step of an epoch takes the images that are left and averages over those.
     fn step(&mut self, epoch: &Epoch, batches: &mut Batches) -> Result<()> {
         let done = self.position.step * self.spec.batch_size;
         let images = self.spec.batch_size.min(self.dataset.train().len() - done);
         let mut gradients = Gradients::wanted(self.model.parameters());
-        let mut statistics = Vec::new();
+        let (mut statistics, mut outcomes) = (Vec::new(), Vec::new());
         let mut sums = self.position.sums;
         let mut seen = 0;
         while seen < images {
@@ -73,8 +67,12 @@ impl Session<'_> {
             let mut into = Accumulation { gradients: &mut gradients, weight: 1.0 / f64::from(images) };
             let contribution = self.accumulate(epoch, batch, first, &mut into)?;
             statistics.extend(contribution.statistics);
-            sums.loss += contribution.loss;
-            sums.correct += contribution.correct;
+            outcomes.push(contribution.outcome);
+        }
+        for outcome in outcomes {
+            let (loss, correct) = self.read(&outcome)?;
+            sums.loss += loss;
+            sums.correct += correct;
         }
         sums.seen += images;
         self.clip(&mut gradients)?;
@@ -99,28 +97,33 @@ impl Session<'_> {
 
     /// Adds the gradient of one micro batch, which begins with image `first` of a step.
     fn accumulate(
-        &self,
+        &mut self,
         epoch: &Epoch,
         batch: Batch,
         first: u32,
         into: &mut Accumulation<'_>,
     ) -> Result<Contribution> {
         let Batch { images: pixels, labels, indices } = batch;
-        let size = self.dataset.image_size() as usize;
-        let clean = Tensor::from_vec(pixels, (labels.len(), 3, size, size), &Device::Cpu)?;
+        let clean = compute::images(&mut self.uploads, pixels, self.dataset.image_size(), &self.device)?;
         let mode = Mode::Train(Noise::new(self.noise_seed(), first.into()));
         let perturbed = self.perturb(epoch, &clean, &labels, &indices)?;
-        let found = match (self.spec.objective, &perturbed) {
-            (_, None) => classify(&self.model, &clean, &labels, mode, into)?,
-            (Objective::Adversarial, Some(images)) => classify(&self.model, images, &labels, mode, into)?,
+        match (self.spec.objective, &perturbed) {
+            (_, None) => classify(&self.model, &clean, &labels, mode, into),
+            (Objective::Adversarial, Some(images)) => classify(&self.model, images, &labels, mode, into),
             (Objective::Trades { beta }, Some(images)) => {
-                trades(&self.model, [&clean, images], &labels, beta, mode, into)?
+                trades(&self.model, [&clean, images], &labels, beta, mode, into)
             }
-        };
-        if !found.loss.is_finite() {
-            return Err(self.diverged(Phase::Training, found.loss / labels.len() as f64));
         }
-        Ok(found)
+    }
+
+    /// Reads the losses of a micro batch, which must be finite.
+    fn read(&self, outcome: &Outcome) -> Result<(f64, u32)> {
+        let (loss, correct) = outcome.read()?;
+        if loss.is_finite() {
+            Ok((loss, correct))
+        } else {
+            Err(self.diverged(Phase::Training, loss / outcome.images() as f64))
+        }
     }
 
     /// Attacks a micro batch whose images have the numbers `indices`; `None` where epsilon is 0.

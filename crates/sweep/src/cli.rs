@@ -154,7 +154,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,
 
-    /// Device slots: cpu, cpu:2, cuda:0,1, cuda:0*2. Default: those of the sweep file, or one worker on all cores.
+    /// Device slots: cpu, cpu:2, cuda:0,1, cuda:0*2. Default: those of the sweep file; else one worker on every GPU, or on
+    /// all cores where there is none or the build has no CUDA.
     #[arg(long)]
     pub(crate) devices: Option<String>,
 
@@ -416,6 +417,10 @@ pub(crate) struct EvaluateArgs {
     /// Seed of random starts.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+
+    /// What computes: cpu, or cuda:0, the first GPU that CUDA_VISIBLE_DEVICES leaves. Always in f32.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
 
     /// Threads that compute. Default: all cores.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]

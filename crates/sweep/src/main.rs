@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod cost;
+mod devices;
 mod disk;
 mod download;
 mod executor;

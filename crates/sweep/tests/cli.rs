@@ -124,18 +124,30 @@ fn bad_input_ends_with_2_and_touches_nothing() {
     let wrong = workspace.home().join("wrong.yaml");
     fs::write(&wrong, FOUR.replace("epochs: 3", "epoch: 3").replace("4/255, epoch", "8, epoch")).unwrap();
     let wrong = wrong.to_str().unwrap();
-    for (arguments, part) in [
+    let mut cases = vec![
         (vec!["run", wrong], "did you mean `epochs`?"),
         (vec!["run", wrong], "run.target_epsilon: `8` lies outside [0, 1]"),
         (vec!["plan", wrong], "did you mean `epochs`?"),
         (vec!["run", "missing.yaml"], "quickstart, paper"),
         (vec!["run", "paper"], "offline, and the cache"),
         (vec!["run", "quickstart", "--devices", "gpu"], "expected `cpu`"),
-        (vec!["run", "quickstart", "--devices", "cuda:0"], "this build computes on the CPU only"),
+        (
+            vec!["run", "quickstart", "--set", "run.precision=bf16", "--devices", "cpu"],
+            "precision `bf16` is not available on the CPU, expected `f32`",
+        ),
+        (
+            vec!["plan", "quickstart", "--set", "run.precision=tf32", "--set", "execution.devices=cpu:2"],
+            "hint: write precision: f32, or --devices with GPUs only",
+        ),
+        (vec!["plan", "quickstart", "--set", "run.micro_batch_size=auto"], "normalises over a micro batch"),
         (vec!["run", "quickstart", "--set", "run.epoch=1"], "did you mean `epochs`?"),
         (vec!["status"], "there are no results yet"),
         (vec!["frobnicate"], "unrecognized subcommand"),
-    ] {
+    ];
+    if !cfg!(feature = "cuda") {
+        cases.push((vec!["run", "quickstart", "--devices", "cuda:0"], "this build computes on the CPU only"));
+    }
+    for (arguments, part) in cases {
         let output = sweep(&home, &arguments);
         expect(&output, 2);
         assert!(text(&output.stderr).contains(part), "{arguments:?}: {}", text(&output.stderr));

@@ -90,8 +90,7 @@ impl Goals {
     pub fn choose_targets(&mut self, logits: &Tensor, rank: usize) -> Result<()> {
         let (rows, classes) = logits.dims2()?;
         let gpu = Gpu::of(logits)?;
-        let arguments =
-            [gpu.at(logits)?, gpu.at(&self.gpu_table)?, rank.into(), rows.into(), classes.into()];
+        let arguments = [gpu.at(logits)?, gpu.at(&self.gpu_table)?, rank.into(), rows.into(), classes.into()];
         gpu.launch_typed("attack_targets", logits.dtype(), rows_of_logits(rows), &arguments)
     }
 

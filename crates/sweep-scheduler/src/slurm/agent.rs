@@ -27,6 +27,7 @@ use crate::evidence::Process;
 use crate::executor::local::{Assignment, Worker, WorkerCommand};
 use crate::executor::lock::LockedLog;
 use crate::files::write_atomically;
+use crate::gpus;
 use crate::launch::start_failure;
 use crate::memory::OomKills;
 use crate::settle::INTERRUPTED;
@@ -93,11 +94,16 @@ fn slot(orders: &Orders, processors: Option<u32>) -> Result<Slot, Error> {
         Place::Cpu => "cpu",
         Place::Cuda => "cuda:0",
     };
+    let gpus = match orders.device {
+        Place::Cpu => None,
+        Place::Cuda => gpus::listed(),
+    };
     let request = SlotRequest {
         devices,
         threads: orders.threads.or(processors),
         cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
         visible_devices: visible.as_deref(),
+        gpus: gpus.as_deref(),
     };
     let slots = Slot::plan(&request).map_err(|source| Error::Devices { source })?;
     Ok(slots.into_iter().next().expect("every device asked for makes a slot"))

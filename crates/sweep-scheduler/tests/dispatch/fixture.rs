@@ -101,7 +101,7 @@ pub(crate) async fn within_patience<F: Future>(future: F) -> F::Output {
 
 /// Settings that never wait for the clock: no backoff, events looked at often, endless grace.
 pub(crate) fn settings(home: &Path, devices: &str) -> Settings {
-    let request = SlotRequest { devices, threads: None, cores: 4, visible_devices: None };
+    let request = SlotRequest { devices, threads: None, cores: 4, visible_devices: None, gpus: None };
     let worker = WorkerCommand { program: fake_worker().to_owned(), arguments: Vec::new() };
     let settings = Settings::new(Home::new(home), worker, Slot::plan(&request).unwrap());
     Settings {

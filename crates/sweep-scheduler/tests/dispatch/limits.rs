@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use sweep_core::event::{Event, FailureClass};
+use sweep_core::micro_batch::MicroBatch;
+use sweep_core::spec::RunSpec;
 use sweep_core::verdict::{self, Verdict};
 use sweep_scheduler::{Halt, OomKills, RetryPolicy, Settings, Summary, Update};
 use sweep_store::{State, now_ms};
@@ -138,6 +140,26 @@ async fn without_memory_a_run_goes_on_with_half_the_micro_batch_and_keeps_it() {
     let session = fixture.session(&settings).await;
     assert_eq!(session.summary.succeeded, 1);
     assert_eq!(micro_batches(&session), [2]);
+}
+
+#[tokio::test]
+async fn what_a_worker_has_found_is_halved_where_it_does_not_fit_after_all() {
+    let auto = RunSpec { micro_batch_size: MicroBatch::Auto, ..sample_run(0) };
+    let fixture = Fixture::with(vec![auto]).await;
+    let first = vec![out_of_memory(), out_of_memory(), vec![Action::Start, Action::Interrupt]];
+    fixture.script(0, &Script { first, ..Script::default() });
+    let settings = fixture.settings("cpu");
+    let session = fixture.session(&settings).await;
+    assert_eq!(session.summary.interrupted, 1);
+    let batch = sample_run(0).batch_size;
+    assert_eq!(
+        micro_batches(&session),
+        [batch / 2, batch / 4],
+        "the first says nothing before it has found out"
+    );
+    let attempts = fixture.attempts(0).await;
+    let sizes: Vec<_> = attempts.iter().map(|attempt| attempt.micro_batch_size).collect();
+    assert_eq!(sizes, [Some(batch), Some(batch / 2), Some(batch / 4)]);
 }
 
 #[tokio::test]

@@ -87,6 +87,7 @@ pub(crate) fn check(record: &Record, teller: &Teller, epochs: u32) -> Stored<i64
             in_range("seconds", *seconds, f64::MAX)?;
         }
         Event::ModelSaved { file, .. } => inside(file)?,
+        Event::DeviceUsed { utilization, .. } => in_range("utilization", *utilization, 1.0)?,
         _ => {}
     }
     signed("sequence", record.sequence)

@@ -18,6 +18,10 @@ pub(super) async fn store(
     match &record.event {
         Event::Started { .. } => started(connection, target, &record.event).await?,
         Event::Loaded { .. } => loaded(connection, target, &record.event).await?,
+        Event::MicroBatchFound { micro_batch_size } => {
+            micro_batch_found(connection, target, *micro_batch_size).await?;
+        }
+        Event::DeviceUsed { .. } => device_used(connection, target, &record.event).await?,
         Event::Progress { phase, epoch, step, steps } => {
             let (phase, epoch, step, steps) = (*phase, *epoch, *step, *steps);
             latest.be_at(Progress { phase, epoch, step, steps, time_ms: record.time_ms });
@@ -73,6 +77,36 @@ async fn started(connection: &mut SqliteConnection, target: &Target, event: &Eve
     .bind(resumed_run.map(|run| run.to_string()))
     .bind(*micro_batch_size)
     .bind(process_start)
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(Into::into)
+}
+
+async fn micro_batch_found(connection: &mut SqliteConnection, target: &Target, images: u32) -> Stored<()> {
+    sqlx::query("UPDATE attempts SET micro_batch_size = ?3 WHERE run = ?1 AND number = ?2")
+        .bind(target.run.clone())
+        .bind(target.attempt)
+        .bind(images)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(Into::into)
+}
+
+async fn device_used(connection: &mut SqliteConnection, target: &Target, event: &Event) -> Stored<()> {
+    let Event::DeviceUsed { memory_bytes, memory_total_bytes, utilization } = event else {
+        return Ok(());
+    };
+    sqlx::query(
+        "UPDATE attempts SET device_memory_bytes = ?3, device_memory_total_bytes = ?4, device_utilization = ?5
+         WHERE run = ?1 AND number = ?2",
+    )
+    .bind(target.run.clone())
+    .bind(target.attempt)
+    .bind(signed("memory_bytes", *memory_bytes)?)
+    .bind(signed("memory_total_bytes", *memory_total_bytes)?)
+    .bind(*utilization)
     .execute(connection)
     .await
     .map(drop)

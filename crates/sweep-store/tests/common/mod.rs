@@ -10,10 +10,11 @@ use sweep_core::dataset::{
 };
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Phase, Record, Split};
+use sweep_core::micro_batch::MicroBatch;
 use sweep_core::schedule::{EpsilonSchedule, Granularity, LearningRateSchedule};
 use sweep_core::spec::{
     Architecture, AttackLoss, AttackSpec, BackboneSpec, EvaluationSpec, Named, NoDecay, Norm, Normalization,
-    Objective, OptimizerSpec, RunId, RunSpec, ValidationSpec, VitArchitecture, WeightsSource,
+    Objective, OptimizerSpec, Precision, RunId, RunSpec, ValidationSpec, VitArchitecture, WeightsSource,
 };
 use sweep_store::{Outcome, Settlement, Store, SweepId};
 use tempfile::TempDir;
@@ -64,7 +65,8 @@ pub(crate) fn spec(seed: u64) -> RunSpec {
         epsilon_schedule: EpsilonSchedule::Ramp { start: 1, end: 3, per: Granularity::Epoch },
         epochs: 3,
         batch_size: 16,
-        micro_batch_size: 16,
+        micro_batch_size: MicroBatch::Images(16),
+        precision: Precision::F32,
         optimizer: OptimizerSpec::Adamw {
             learning_rate: 1e-3,
             head_learning_rate: 1e-2,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use sweep_kernels::Optimizer;
 use sweep_models::Model;
 
@@ -74,7 +74,7 @@ impl Content {
     }
 }
 
-/// Returns the tensors of a checkpoint. Those of the parameters share their storage.
+/// Returns the tensors of a checkpoint, on the CPU. Those of parameters that are there share their storage.
 pub(super) fn tensors(
     model: &Model,
     average: Option<&Model>,
@@ -88,7 +88,8 @@ pub(super) fn tensors(
     tensors.extend(average.map(|average| named(AVERAGES, average)).unwrap_or_default());
     let moments = optimizer.state(model.parameters())?.into_iter();
     tensors.extend(moments.map(|(name, tensor)| (format!("{MOMENTS}{name}"), tensor)));
-    Ok(tensors)
+    let on_cpu = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)));
+    Ok(on_cpu.collect::<candle_core::Result<_>>()?)
 }
 
 /// Says what does not fit where `stored` is to become the parameters of `model`.
@@ -108,6 +109,7 @@ fn check_fit(stored: &HashMap<String, Tensor>, model: &Model) -> Result<(), Stri
 fn fill(model: &mut Model, stored: HashMap<String, Tensor>) -> Result<()> {
     for (name, tensor) in stored {
         if let Some(id) = model.parameters().id(&name) {
+            let tensor = tensor.to_device(model.parameters().get(id).device())?;
             model.parameters_mut().set(id, tensor)?;
         }
     }

@@ -47,7 +47,7 @@ impl MeasurementLog {
             number += 1;
         }
         let log = EventLog::create(&folder(home, run, number).join("events.jsonl"))?;
-        log.write(started(run, epochs, threads))?;
+        log.write(started(run, epochs, subject.device_name(), threads))?;
         log.write(loaded(subject, dataset))?;
         Ok(Self { log, epochs })
     }
@@ -79,14 +79,14 @@ impl MeasurementLog {
     }
 }
 
-fn started(run: RunId, epochs: u32, threads: usize) -> Event {
+fn started(run: RunId, epochs: u32, device: &str, threads: usize) -> Event {
     Event::Started {
         run,
         // Attempts count from 1: this is none.
         attempt: 0,
         pid: std::process::id(),
         host: host(),
-        device: "cpu".to_owned(),
+        device: device.to_owned(),
         threads: threads as u32,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         resumed_from: epochs,

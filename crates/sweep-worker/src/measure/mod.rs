@@ -9,18 +9,19 @@ mod subject;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sweep_attacks::{BrokenSamples, Evaluation, Start, Uniform};
 use sweep_core::epsilon::Epsilon;
 use sweep_core::metrics::Count;
 use sweep_core::random::{Purpose, Stream};
 use sweep_data::{Batch, Split};
+use sweep_kernels::Uploads;
 
 pub use self::attack::{NamedAttack, ParseAttackError};
 pub use self::log::{MeasurementLog, measurements};
 pub use self::subject::Subject;
 use crate::stop::Stop;
-use crate::{Error, Result};
+use crate::{Error, Result, compute};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
@@ -101,15 +102,21 @@ pub fn measure(
     let begin = Instant::now();
     let total = measurement.split.len();
     let mut outcomes = Vec::with_capacity(total as usize);
-    let mut clean = 0;
+    let (mut clean, mut uploads) = (0, Uploads::new());
     for batch in measurement.split.batches_in_order(measurement.batch_size)? {
         if stop.is_requested() {
             return Ok(None);
         }
-        let batch = batch?;
-        let found = evaluate(measurement, epsilon, &batch)?;
+        let Batch { images: pixels, labels, indices } = batch?;
+        let images = compute::images(
+            &mut uploads,
+            pixels,
+            measurement.split.image_size(),
+            measurement.subject.device(),
+        )?;
+        let found = evaluate(measurement, epsilon, &images, &labels, &indices)?;
         clean += found.clean_correct_count() as u32;
-        let labelled = found.outcomes.iter().zip(&batch.labels);
+        let labelled = found.outcomes.iter().zip(&labels);
         outcomes.extend(labelled.map(|(one, label)| Outcome { label: *label, prediction: one.prediction }));
         progress(Progress { done: outcomes.len() as u32, total });
     }
@@ -119,13 +126,17 @@ pub fn measure(
     Ok(Some(Point { epsilon, robust, clean, outcomes, seconds: begin.elapsed().as_secs_f64() }))
 }
 
-fn evaluate(measurement: Measurement<'_>, epsilon: Epsilon, batch: &Batch) -> Result<Evaluation> {
-    let Measurement { subject, split, attack, seed, .. } = measurement;
-    let size = split.image_size() as usize;
-    let images = Tensor::from_slice(&batch.images, (batch.len(), 3, size, size), &Device::Cpu)?;
+fn evaluate(
+    measurement: Measurement<'_>,
+    epsilon: Epsilon,
+    images: &Tensor,
+    labels: &[u32],
+    indices: &[u32],
+) -> Result<Evaluation> {
+    let Measurement { subject, attack, seed, .. } = measurement;
     // Keyed by the image, so that neither the batch nor its neighbours matter.
     let generator = |position: usize, restart: usize| -> Uniform {
-        let index = u64::from(batch.indices[position]);
+        let index = u64::from(indices[position]);
         let mut stream = Stream::new(seed, Purpose::Attack, restart as u64, index);
         Box::new(move || stream.uniform())
     };
@@ -133,9 +144,8 @@ fn evaluate(measurement: Measurement<'_>, epsilon: Epsilon, batch: &Batch) -> Re
         None => Start::Clean,
         Some(restarts) => Start::Random { restarts, generator: &generator },
     };
-    let (labels, broken) = (&batch.labels, BrokenSamples::Leave);
     attack
         .attack()
-        .evaluate(subject.model(), &images, labels, epsilon.value(), start, broken)
+        .evaluate(subject.model(), images, labels, epsilon.value(), start, BrokenSamples::Leave)
         .map_err(Error::from)
 }

@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::DType;
+use candle_core::{DType, Device};
+use sweep_core::spec::Precision;
 use sweep_models::{Architecture, Model};
 
 use crate::digest::read_digest;
-use crate::{Error, Result};
+use crate::{Error, Result, compute, gpu};
 
 /// A network from a folder with `config.json` and `model.safetensors`, as runs and timm write them.
 pub struct Subject {
     model: Model,
+    device: Device,
+    device_name: String,
     digest: String,
     folder: PathBuf,
 }
@@ -26,15 +29,18 @@ impl std::fmt::Debug for Subject {
 }
 
 impl Subject {
-    /// Reads the model in `folder`.
+    /// Reads the model in `folder` and puts it on the device called `device_name` (see [`compute::device`]).
     ///
     /// # Errors
-    /// A missing or damaged file; an architecture that is not known here, or weights that are not its own.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let model = Model::load_folder(folder, DType::F32)?;
+    /// A missing or damaged file; an architecture that is not known here, or weights that are not its own; a device that
+    /// this build does not have.
+    pub fn load(folder: &Path, device_name: &str) -> Result<Self> {
+        let device = compute::device(device_name)?;
+        let model = compute::place(Model::load_folder(folder, DType::F32)?, &device, Precision::F32)?;
         let path = folder.join("model.safetensors");
         let digest = read_digest(&path).map_err(|source| Error::WeightsFile { path, source })?;
-        Ok(Self { model, digest, folder: folder.to_owned() })
+        let device_name = gpu::name_of(device_name);
+        Ok(Self { model, device, device_name, digest, folder: folder.to_owned() })
     }
 
     /// Returns whether `folder` looks like one that [`Self::load`] reads.
@@ -69,6 +75,15 @@ impl Subject {
 
     pub(super) const fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Returns the name of the device: that of the GPU where it is known.
+    pub(super) fn device_name(&self) -> &str {
+        &self.device_name
+    }
+
+    pub(super) const fn device(&self) -> &Device {
+        &self.device
     }
 
     fn architecture(&self) -> &Architecture {

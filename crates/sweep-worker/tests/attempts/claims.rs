@@ -2,13 +2,14 @@
 
 use std::fs;
 
-use sweep_core::event::Event;
+use sweep_core::event::{Event, FailureClass};
 use sweep_core::home::Home;
-use sweep_core::spec::RunSpec;
+use sweep_core::micro_batch::{MicroBatch, usual};
+use sweep_core::spec::{Precision, RunSpec};
 use sweep_testkit::{Workspace, wait_until};
-use sweep_worker::{Ending, Stop, run_attempt};
+use sweep_worker::{Arguments, Ending, Stop, run_attempt};
 
-use crate::support::{arguments, attempt, events, tiny_run};
+use crate::support::{arguments, attempt, events, numbers, tiny_run};
 
 /// More epochs than anybody waits for: the attempt ends because it has to.
 const ENDLESS: u32 = 100_000;
@@ -81,6 +82,45 @@ fn the_first_event_says_who_works() {
     let Event::Started { pid, micro_batch_size, process_start, resumed_run, .. } = events[0] else {
         panic!("{:?}", events[0])
     };
-    assert_eq!((pid, micro_batch_size, resumed_run), (std::process::id(), Some(spec.micro_batch_size), None));
+    assert_eq!(
+        (pid, micro_batch_size, resumed_run),
+        (std::process::id(), spec.micro_batch_size.images(), None)
+    );
     assert_eq!(process_start.is_some(), cfg!(target_os = "linux"));
+}
+
+#[test]
+fn a_micro_batch_that_is_left_open_is_found_and_said() {
+    let workspace = Workspace::new();
+    let home = Home::new(workspace.home());
+    let spec = RunSpec { micro_batch_size: MicroBatch::Auto, ..tiny_run(0) };
+    let (ending, events) = attempt(&home, &spec, 1, &Stop::new());
+    assert_eq!(ending, Ending::Succeeded);
+    assert!(matches!(events[0], Event::Started { micro_batch_size: None, .. }), "{:?}", events[0]);
+    let found = Event::MicroBatchFound { micro_batch_size: usual(spec.batch_size) };
+    assert_eq!(events.iter().filter(|event| **event == found).count(), 1);
+    // On the CPU nothing is tried, and what is taken is what a number says.
+    let number = RunSpec { micro_batch_size: MicroBatch::Images(usual(spec.batch_size)), ..spec };
+    let (_, expected) = attempt(&Home::new(workspace.home().join("other")), &number, 1, &Stop::new());
+    assert_eq!(numbers(&events), numbers(&expected));
+}
+
+#[test]
+fn a_device_that_is_not_there_and_numbers_that_it_has_not_are_refused() {
+    let workspace = Workspace::new();
+    let home = Home::new(workspace.home());
+    let (plain, narrow) = (tiny_run(0), RunSpec { precision: Precision::Bf16, ..tiny_run(0) });
+    for (spec, device, expected) in [
+        (&plain, "moon", "device `moon` is not available in this build, expected `cpu`"),
+        (&narrow, "cpu", "precision `bf16` is not available on `cpu`, expected `f32`"),
+    ] {
+        let arguments = Arguments { device: device.to_owned(), ..arguments(&home, spec, 1) };
+        assert_eq!(run_attempt(&arguments, &Stop::new()), Ending::Failed(78));
+        let Some(Event::Failed { class: FailureClass::Configuration, message }) =
+            events(&home, spec, 1).pop()
+        else {
+            panic!("{device}")
+        };
+        assert!(message.starts_with(expected), "{message}");
+    }
 }

@@ -155,7 +155,7 @@ fn every_family_trains_and_batch_norms_take_part() {
                 .unwrap();
         let updates = tensors.iter().filter(|(name, _)| name.ends_with("num_batches_tracked"));
         let steps = spec.epochs * 60_u32.div_ceil(spec.batch_size);
-        let micro_batches = i64::from(steps * spec.batch_size / spec.micro_batch_size);
+        let micro_batches = i64::from(steps * spec.batch_size / spec.micro_batch_size.images().unwrap());
         for (name, updates) in updates {
             let updates = updates.to_scalar::<i64>().unwrap();
             assert!(updates > 0 && updates <= micro_batches, "{name}: {updates} of {micro_batches}");

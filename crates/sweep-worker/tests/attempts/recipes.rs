@@ -1,6 +1,7 @@
 //! What the parts of a recipe do to a run.
 
 use sweep_core::home::Home;
+use sweep_core::micro_batch::MicroBatch;
 use sweep_core::schedule::EpsilonSchedule;
 use sweep_core::spec::{EmaSpec, RunSpec};
 use sweep_testkit::Workspace;
@@ -40,7 +41,7 @@ fn the_micro_batch_changes_rounding_only() {
     let workspace = Workspace::new();
     let home = Home::new(workspace.home());
     let whole = tiny_run(0);
-    let split = RunSpec { micro_batch_size: 2, ..whole.clone() };
+    let split = RunSpec { micro_batch_size: MicroBatch::Images(2), ..whole.clone() };
     assert_eq!(whole.id(), split.id());
     let (_, expected) = attempt(&home, &whole, 1, &Stop::new());
     let other = Home::new(workspace.home().join("other"));
@@ -58,11 +59,11 @@ fn the_micro_batch_changes_rounding_only_for_trades_as_well() {
     let whole = with_trades(RunSpec {
         epochs: 2,
         batch_size: 50,
-        micro_batch_size: 50,
+        micro_batch_size: MicroBatch::Images(50),
         epsilon_schedule: EpsilonSchedule::Fixed,
         ..tiny_run(0)
     });
-    let split = RunSpec { micro_batch_size: 10, ..whole.clone() };
+    let split = RunSpec { micro_batch_size: MicroBatch::Images(10), ..whole.clone() };
     let losses = |name: &str, spec: &RunSpec| {
         let (_, events) = attempt(&Home::new(workspace.home().join(name)), spec, 1, &Stop::new());
         train_losses(&events)[0]

@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::BinaryBytes;
 use sweep_core::home::Home;
+use sweep_scheduler::GpusError;
 
 use crate::cli::DoctorArgs;
+use crate::devices;
 use crate::exit::Exit;
 use crate::hub::{Connection, Unknown, free_space};
 use crate::table::Rows;
@@ -141,11 +143,13 @@ fn space(what: &'static str, path: &Path) -> Check {
 
 fn devices() -> Check {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Check {
-        what: "devices",
-        verdict: Verdict::Fine,
-        detail: format!("{cores} CPU cores; this build computes on the CPU only"),
-    }
+    let (verdict, gpus) = match sweep_scheduler::gpus() {
+        Ok(gpus) if gpus.is_empty() => (Verdict::Warning, "no GPU".to_owned()),
+        Ok(gpus) => (Verdict::Fine, devices::list(&gpus)),
+        Err(error @ GpusError::NotBuilt) => (Verdict::Fine, error.to_string()),
+        Err(error) => (Verdict::Warning, error.to_string()),
+    };
+    Check { what: "devices", verdict, detail: format!("{cores} CPU cores; {gpus}") }
 }
 
 fn hub(connection: &Connection) -> Check {

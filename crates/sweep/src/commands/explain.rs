@@ -1,12 +1,12 @@
 //! `sweep explain`: where a run stands, why, and what happens next.
 
 use anyhow::{Context as _, Result};
-use indicatif::DecimalBytes;
+use indicatif::{BinaryBytes, DecimalBytes};
 use sweep_core::event::{FailureClass, Phase};
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::trajectory::followers;
-use sweep_store::{Attempt, Reader, ResultRow, RunState, State, Submission, now_ms};
+use sweep_store::{Attempt, DeviceUse, Reader, ResultRow, RunState, State, Submission, now_ms};
 
 use crate::cli::ExplainArgs;
 use crate::exit::{Exit, bad_input};
@@ -286,6 +286,13 @@ fn history(attempt: &Attempt) -> String {
     }
     if let Some(size) = attempt.micro_batch_size {
         text.push_str(&format!(", {size} images a pass"));
+    }
+    if let Some(DeviceUse { memory_bytes, memory_total_bytes, utilization }) = attempt.device_use {
+        let (used, total) = (BinaryBytes(memory_bytes), BinaryBytes(memory_total_bytes));
+        text.push_str(&format!(
+            ", {used} of {total} GPU memory, {:.0} % of the time busy",
+            100.0 * utilization
+        ));
     }
     match (attempt.exit_code, attempt.signal) {
         (Some(code), _) => text.push_str(&format!(", exit code {code}")),

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use serde_json::Value;
-use sweep_core::Execution;
 use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
-use sweep_scheduler::{Slot, SlotRequest};
+use sweep_core::{Execution, Executor, Grid};
+use sweep_scheduler::{Device, Slot, SlotRequest};
 use sweep_store::{Reader, ResultRow, RunState, State};
 
 use crate::cli::PlanArgs;
 use crate::cost::{self, Cost};
+use crate::devices;
 use crate::disk::{Forecast, Room, used};
 use crate::exit::{Exit, bad_input};
 use crate::hub::Unknown;
@@ -25,7 +26,7 @@ pub(crate) fn run(home: &Home, arguments: &PlanArgs) -> Result<Exit> {
     let known = sweeps::block_on(known(home, &grid.runs))?;
     let plan = Plan { runs: &grid.runs, states: known.states, speed: known.speed };
     let room = Room::of(home, sweep.execution.disk_budget, used(home));
-    let slots = slots(&sweep.execution)?;
+    let slots = slots(&sweep.execution, &grid)?;
     if !arguments.summary {
         printer::rows(&plan.rows(), arguments.output.format)?;
     }
@@ -39,11 +40,14 @@ pub(crate) fn run(home: &Home, arguments: &PlanArgs) -> Result<Exit> {
 }
 
 /// Returns the number of slots that the sweep file names; a run at a time where it names none. The number of cores and
-/// GPUs is this machine's; whether the text names devices is not.
-fn slots(execution: &Execution) -> Result<usize> {
+/// GPUs is this machine's; whether the text names devices, and such as the runs can use, is not.
+fn slots(execution: &Execution, grid: &Grid) -> Result<usize> {
     let Some(devices) = &execution.devices else { return Ok(1) };
-    let request = SlotRequest { devices, threads: None, cores: 1, visible_devices: None };
+    let request = SlotRequest { devices, threads: None, cores: 1, visible_devices: None, gpus: None };
     let slots = Slot::plan(&request).map_err(|error| bad_input(format!("execution.devices: {error}")))?;
+    if matches!(execution.executor, Executor::Local) {
+        devices::check_precision(grid, slots.iter().any(|slot| slot.device() == Device::Cpu))?;
+    }
     Ok(slots.len())
 }
 

@@ -11,15 +11,14 @@ use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::{Execution, Executor, Grid, SlurmOptions, Sweep};
 use sweep_scheduler::slurm::SlurmSettings;
-use sweep_scheduler::{
-    Device, Halt, RetryPolicy, Settings, Slot, SlotRequest, Stop, Summary, WorkerCommand, dispatch, slurm,
-};
+use sweep_scheduler::{Halt, RetryPolicy, Settings, Slot, Stop, Summary, WorkerCommand, dispatch, slurm};
 use sweep_store::{Reader, State, Store, SweepFile, now_ms};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::RunArgs;
 use crate::commands::compare;
+use crate::devices;
 use crate::disk::{self, Forecast, Room};
 use crate::exit::{Exit, bad_input};
 use crate::hub::Unknown;
@@ -38,9 +37,11 @@ pub(crate) fn run(home: &Home, arguments: &RunArgs) -> Result<Exit> {
         None => std::env::current_exe().context("failed to find this program's own file")?,
     };
     let (home, engine) = match executor {
-        Executor::Local => (home.clone(), Engine::Local { slots: slots(arguments, execution)? }),
+        Executor::Local => {
+            (home.clone(), Engine::Local { slots: devices::slots(arguments, execution, &loaded.grid)? })
+        }
         Executor::Slurm(options) => {
-            (absolute(home)?, Engine::Slurm(Box::new(plan(arguments, execution, options)?)))
+            (absolute(home)?, Engine::Slurm(Box::new(plan(arguments, execution, options, &loaded.grid)?)))
         }
     };
     let home = &home;
@@ -211,29 +212,13 @@ async fn still_open<'a>(reader: &Reader, runs: &[(RunId, &'a RunSpec)]) -> Resul
     Ok(runs.iter().filter(|(run, _)| !over.contains(run)).copied().collect())
 }
 
-/// Returns the slots of the command line, else those of the sweep file, else one on all cores.
-fn slots(arguments: &RunArgs, execution: &Execution) -> Result<Vec<Slot>> {
-    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let request = SlotRequest {
-        devices: arguments.devices.as_deref().or(execution.devices.as_deref()).unwrap_or("cpu"),
-        threads: arguments.threads.or(execution.threads),
-        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
-        visible_devices: visible.as_deref(),
-    };
-    let slots = Slot::plan(&request).map_err(bad_input)?;
-    match slots.iter().find(|slot| slot.device() != Device::Cpu) {
-        Some(slot) if arguments.worker.is_none() => {
-            let device = slot.device();
-            Err(bad_input(format!(
-                "`{device}` is not available: this build computes on the CPU only\n  hint: write --devices cpu"
-            )))
-        }
-        _ => Ok(slots),
-    }
-}
-
 /// Returns how Slurm is used.
-fn plan(arguments: &RunArgs, execution: &Execution, options: SlurmOptions) -> Result<SlurmSettings> {
+fn plan(
+    arguments: &RunArgs,
+    execution: &Execution,
+    options: SlurmOptions,
+    grid: &Grid,
+) -> Result<SlurmSettings> {
     let devices = arguments.devices.as_deref().or(execution.devices.as_deref());
     let on_gpu = match devices {
         None => options.gpus.is_some(),
@@ -246,10 +231,9 @@ fn plan(arguments: &RunArgs, execution: &Execution, options: SlurmOptions) -> Re
         }
     };
     if on_gpu && arguments.worker.is_none() {
-        return Err(bad_input(
-            "GPUs are not available: this build computes on the CPU only\n  hint: leave `gpus` out, or add --devices cpu",
-        ));
+        devices::check_build("GPUs are not available", "leave `gpus` out, or add --devices cpu")?;
     }
+    devices::check_precision(grid, !on_gpu)?;
     Ok(SlurmSettings {
         options,
         program: std::env::current_exe().context("failed to find this program's own file")?,

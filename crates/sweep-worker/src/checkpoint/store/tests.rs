@@ -1,7 +1,7 @@
 //! Which checkpoints are found, kept and deleted.
 
-use candle_core::Tensor;
-use sweep_core::spec::EmaSpec;
+use candle_core::{Device, Tensor};
+use sweep_core::spec::{EmaSpec, Precision};
 use sweep_testkit::{Workspace, id_of, sample_run};
 
 use super::*;
@@ -183,7 +183,8 @@ fn averages_are_restored_where_the_run_has_them_and_nowhere_else() {
     for (stored, wanted) in [(true, true), (true, false), (false, true)] {
         let workspace = Workspace::new();
         let (own, mut receiver, sender) = (open(&workspace, &[]), model(4, 0), model(4, 1));
-        let mut average = wanted.then(|| Average::new(&receiver, EmaSpec { decay: 0.9 }).unwrap());
+        let mut average = wanted
+            .then(|| Average::new(&receiver, EmaSpec { decay: 0.9 }, &Device::Cpu, Precision::F32).unwrap());
         let of_average = stored.then(|| model(4, 2));
         let optimizer = network::optimizer(&spec().optimizer, &sender).unwrap();
         own.save(&position(1, 0), &sender, of_average.as_ref(), optimizer.as_ref(), || Ok(())).unwrap();

@@ -31,7 +31,8 @@ pub(crate) fn run(home: &Home, arguments: &EvaluateArgs) -> Result<Exit> {
     let form = arguments.output.as_deref().map(Form::of).transpose()?;
     let attack = arguments.attack.clone().in_norm(norm(arguments.norm));
     let owner = Owner::find(home, &arguments.checkpoint)?;
-    let subject = Subject::load(&owner.folder).map_err(|error| bad_input(with_causes(&error)))?;
+    let subject =
+        Subject::load(&owner.folder, &arguments.device).map_err(|error| bad_input(with_causes(&error)))?;
     let named = dataset_of(home, arguments, &owner)?;
     let image_size = image_size(arguments, &owner, &subject)?;
     check_before(&subject, &attack, &named)?;

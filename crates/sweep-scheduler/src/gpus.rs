@@ -1,0 +1,67 @@
+//! The GPUs of this machine, as NVIDIA's management library (NVML) lists them.
+//!
+//! The library comes with the driver and is loaded when it is asked for, so that a build with the feature `cuda` runs on
+//! machines without one. Builds without that feature never look.
+
+/// A GPU. Its number is its place in the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Identity such as `GPU-8f3a1b2c-…`, which no other GPU has, whatever else is plugged in.
+    pub uuid: String,
+    /// Name such as `NVIDIA H200`.
+    pub name: String,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Why nobody can say which GPUs there are.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GpusError {
+    /// The program was built without the feature `cuda`.
+    #[error("this build computes on the CPU only")]
+    NotBuilt,
+    /// There is no driver, or it does not answer.
+    #[cfg(feature = "cuda")]
+    #[error("the NVIDIA driver does not list GPUs: {0}")]
+    Driver(#[from] nvml_wrapper::error::NvmlError),
+}
+
+/// Returns the GPUs that this process may use, in the order of the PCI bus, which is that of `nvidia-smi`.
+///
+/// # Errors
+/// [`GpusError`]; a machine without GPUs has usually no driver either.
+#[cfg(feature = "cuda")]
+pub fn gpus() -> Result<Vec<Gpu>, GpusError> {
+    use nvml_wrapper::Nvml;
+    use nvml_wrapper::error::NvmlError;
+    let library = Nvml::init()?;
+    let mut gpus = Vec::new();
+    for index in 0..library.device_count()? {
+        let gpu = library.device_by_index(index).and_then(|device| {
+            let (uuid, name) = (device.uuid()?, device.name()?);
+            Ok(Gpu { uuid, name, memory_bytes: device.memory_info()?.total })
+        });
+        match gpu {
+            Ok(gpu) => gpus.push(gpu),
+            // It is counted all the same where a control group keeps it from this process.
+            Err(NvmlError::NoPermission) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(gpus)
+}
+
+/// Returns why there is nothing to return.
+///
+/// # Errors
+/// [`GpusError::NotBuilt`], always.
+#[cfg(not(feature = "cuda"))]
+pub fn gpus() -> Result<Vec<Gpu>, GpusError> {
+    Err(GpusError::NotBuilt)
+}
+
+/// Returns the GPUs where the driver lists them; says so in the log where it does not.
+pub(crate) fn listed() -> Option<Vec<Gpu>> {
+    gpus().inspect_err(|error| tracing::warn!("GPUs go by their numbers: {error}")).ok()
+}
