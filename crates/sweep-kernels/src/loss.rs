@@ -29,7 +29,6 @@ pub struct Labels {
     /// The same on the host.
     values: Vec<u32>,
     /// U32 (N).
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "kernels of GPUs read it"))]
     tensor: Tensor,
     classes: usize,
 }

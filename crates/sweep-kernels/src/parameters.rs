@@ -222,20 +222,31 @@ impl Parameters {
 
     /// Drops the copies that [`Parameters::converted`] and [`Parameters::rearranged`] keep. Whoever overwrites a parameter in
     /// place calls it.
-    #[cfg_attr(not(feature = "cuda"), expect(clippy::unused_self, reason = "there are copies on GPUs only"))]
+    #[cfg(feature = "cuda")]
     pub(crate) fn forget_converted(&mut self) {
+        self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.rearranged.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    }
+
+    /// Drops the copies of one parameter.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(unused_variables, clippy::unused_self, reason = "there are copies on GPUs only")
+    )]
+    fn forget_converted_of(&mut self, id: ParameterId) {
         #[cfg(feature = "cuda")]
         {
-            self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
-            self.rearranged.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+            self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&id);
+            let rearranged = self.rearranged.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+            rearranged.retain(|(other, _), _| *other != id);
         }
     }
 
-    /// Drops the copy of one parameter.
-    #[cfg_attr(not(feature = "cuda"), expect(clippy::unused_self, reason = "there are copies on GPUs only"))]
-    fn forget_converted_of(&mut self, _id: ParameterId) {
-        #[cfg(feature = "cuda")]
-        self.converted.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&_id);
+    /// Drops the copies that [`Parameters::rearranged`] keeps, for whoever changed parameters and wrote their
+    /// [`Parameters::kept_copy`] too.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn forget_rearranged(&mut self) {
+        self.rearranged.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
     }
 
     /// The copy in BF16 of `id` that [`Parameters::converted`] keeps, if there is one. Whoever changes the parameter in place

@@ -22,14 +22,6 @@ impl Uploads {
     ///
     /// # Errors
     /// A tensor error if there are not as many numbers as the shape says; failures of the device.
-    #[cfg_attr(
-        not(feature = "cuda"),
-        expect(
-            clippy::unused_self,
-            clippy::needless_pass_by_ref_mut,
-            reason = "nothing is staged on the CPU"
-        )
-    )]
     pub fn tensor(&mut self, values: Vec<f32>, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {

@@ -87,7 +87,7 @@ impl AdamW {
     fn step_on_gpu(
         &mut self,
         gpu: &Gpu,
-        parameters: &Parameters,
+        parameters: &mut Parameters,
         gradients: &Gradients,
         multiplier: f64,
     ) -> Result<()> {
@@ -105,7 +105,9 @@ impl AdamW {
                 table.push("AdamW", &[parameter, gradient, mean, square], copy.as_ref(), &step.numbers())?;
             }
         }
-        table.launch("adamw_steps", &[])
+        table.launch("adamw_steps", &[])?;
+        parameters.forget_rearranged();
+        Ok(())
     }
 }
 

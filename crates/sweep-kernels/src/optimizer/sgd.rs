@@ -72,7 +72,7 @@ impl Sgd {
     fn step_on_gpu(
         &mut self,
         gpu: &Gpu,
-        parameters: &Parameters,
+        parameters: &mut Parameters,
         gradients: &Gradients,
         multiplier: f64,
     ) -> Result<()> {
@@ -91,7 +91,9 @@ impl Sgd {
                 table.push("Sgd", &[parameter, gradient, direction], copy.as_ref(), &numbers)?;
             }
         }
-        table.launch("sgd_steps", &[])
+        table.launch("sgd_steps", &[])?;
+        parameters.forget_rearranged();
+        Ok(())
     }
 }
 

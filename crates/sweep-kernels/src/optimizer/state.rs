@@ -51,6 +51,7 @@ impl<const K: usize> Moments<K> {
 }
 
 impl<const K: usize> Buffers<K> {
+    #[cfg_attr(not(feature = "cuda"), expect(clippy::unnecessary_wraps, reason = "there are others on GPUs"))]
     fn on_host(&mut self) -> Option<&mut [CpuStorage; K]> {
         match self {
             Self::Host(buffers) => Some(buffers),

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use sweep_kernels::{
-    AdamW, AdamWSettings, BatchNorm, Compute, Error, Gradients, Labels, Layer, Mode, Optimizer,
-    ParameterGroup, Parameters, Sgd, SgdSettings, StatisticsIds, Tape, clip_norm, cross_entropy,
-    cross_entropy_of, kullback_leibler, mean_cross_entropy, move_average,
+    AdamW, AdamWSettings, BatchNorm, Compute, Convolution, Error, Gradients, Labels, Layer, Mode, Optimizer,
+    ParameterGroup, Parameters, PatchEmbedding, Sgd, SgdSettings, StatisticsIds, Tape, clip_norm,
+    cross_entropy, cross_entropy_of, kullback_leibler, mean_cross_entropy, move_average,
 };
 
 use crate::support::{F32_TOLERANCE, assert_close, gpu, random, train, values};
@@ -252,39 +252,44 @@ fn optimizers_follow_pytorch() {
     }
 }
 
-/// A layer sees the new weights after a step, whose copies in BF16 the step writes itself.
+/// Layers see the new weights after a step: the copies in BF16, which the step writes itself, and rearranged ones.
 #[test]
-fn copies_in_bf16_follow_a_step() {
-    for index in [0, 3] {
-        let linear = |parameters: &Parameters| {
-            let weight = parameters.id("p").unwrap();
-            sweep_kernels::PatchEmbedding::new(weight, None, 3)
-        };
-        let mut parameters = Parameters::new();
+fn copies_follow_a_step() {
+    for (optimizer, compute) in [("AdamW", Compute::Bf16), ("Sgd", Compute::Bf16), ("Sgd", Compute::Full)] {
         // 11 · 2 · 9 elements: not a whole number of packs.
-        parameters.add("p", random(&[11, 2, 3, 3], 5, DType::F32).to_dtype(DType::F32).unwrap()).unwrap();
-        let mut moved = parameters.to_device(&gpu(), Compute::Bf16).unwrap();
-        let group = ParameterGroup {
-            parameters: vec![moved.id("p").unwrap()],
-            learning_rate: 0.5,
-            weight_decay: 0.0,
-        };
-        let mut optimizer: Box<dyn Optimizer> = match index {
-            0 => Box::new(AdamW::new(AdamWSettings::default(), vec![group]).unwrap()),
+        let mut parameters = Parameters::new();
+        let weights = [("patches", 5), ("filters", 6)].map(|(name, seed)| {
+            let weight = random(&[11, 2, 3, 3], seed, DType::F32).to_dtype(DType::F32).unwrap();
+            parameters.add(name, weight).unwrap()
+        });
+        let mut moved = parameters.to_device(&gpu(), compute).unwrap();
+        let patches = PatchEmbedding::new(weights[0], None, 3);
+        let convolution = Convolution::new(weights[1], None).with_padding(1);
+        let group = ParameterGroup { parameters: weights.to_vec(), learning_rate: 0.5, weight_decay: 0.0 };
+        let mut optimizer: Box<dyn Optimizer> = match optimizer {
+            "AdamW" => Box::new(AdamW::new(AdamWSettings::default(), vec![group]).unwrap()),
             _ => Box::new(Sgd::new(SgdSettings::default(), vec![group]).unwrap()),
         };
-        let x =
-            random(&[2, 2, 6, 3], 9, DType::BF16).to_dtype(DType::BF16).unwrap().to_device(&gpu()).unwrap();
-        let output = |parameters: &Parameters| {
-            let y = linear(parameters).forward(parameters, x.clone(), &mut Tape::off(), Mode::Evaluation);
-            values(&y.unwrap())
+        let dtype = compute.activations(DType::F32);
+        let x = |shape: &[usize]| random(shape, 9, dtype).to_dtype(dtype).unwrap().to_device(&gpu()).unwrap();
+        let (images, map) = (x(&[2, 2, 6, 3]), x(&[2, 6, 3, 2]));
+        let outputs = |parameters: &Parameters| {
+            let (mut tape, mode) = (Tape::off(), Mode::Evaluation);
+            let patches = patches.forward(parameters, images.clone(), &mut tape, mode).unwrap();
+            let maps = convolution.forward(parameters, map.clone(), &mut tape, mode).unwrap();
+            [values(&patches), values(&maps)]
         };
-        let before = output(&moved);
+        let before = outputs(&moved);
         let gradients = gradients(&moved, 0, "");
         optimizer.step(&mut moved, &gradients, 1.0).unwrap();
-        let after = output(&moved);
-        assert_ne!(before, after);
-        assert_eq!(after, output(&moved.to_device(&gpu(), Compute::Bf16).unwrap()), "optimizer {index}");
+        let after = outputs(&moved);
+        assert!(before[0] != after[0] && before[1] != after[1]);
+        assert_eq!(after, outputs(&moved.to_device(&gpu(), compute).unwrap()), "{compute:?}");
+        // A weight that is replaced takes its copies with it, and no others.
+        for id in weights {
+            moved.set(id, parameters.get(id).to_device(&gpu()).unwrap()).unwrap();
+        }
+        assert_eq!(before, outputs(&moved), "{compute:?}");
     }
 }
 
