@@ -21,7 +21,7 @@ pub(super) struct Test {
     file: &'static str,
 }
 
-const TESTS: [Test; 3] = [
+pub(super) const TESTS: [Test; 3] = [
     Test { owner: "sweep-kernels", file: "kernels-tests" },
     Test { owner: "sweep-models", file: "models-tests" },
     Test { owner: "sweep-attacks", file: "attacks-tests" },
@@ -102,10 +102,6 @@ impl Pack {
         ));
     }
 
-    pub(super) fn tests(&self) -> impl Iterator<Item = Test> {
-        TESTS.into_iter()
-    }
-
     pub(super) fn program(&self) -> PathBuf {
         self.folder.join(PROGRAM)
     }
@@ -159,8 +155,8 @@ fn executable(arguments: &[&str]) -> Result<PathBuf> {
     ensure!(output.status.success(), "`cargo {}` ended with {}", arguments.join(" "), output.status);
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let made = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let made = made.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
-    made.with_context(|| format!("`cargo {}` made no program", arguments.join(" ")))
+    let mut made = made.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
+    made.next_back().with_context(|| format!("`cargo {}` made no program", arguments.join(" ")))
 }
 
 /// Copies an executable without its symbols, where there is a tool that strips.
