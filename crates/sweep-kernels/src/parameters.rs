@@ -168,10 +168,14 @@ impl Parameters {
     /// read and written.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`] for another `compute` than [`Compute::Full`] on the CPU; failures of the device.
+    /// [`Error::UnsupportedDevice`] for another `compute` than [`Compute::Full`] on the CPU, [`Error::UnsupportedDtype`] for F64
+    /// on a GPU; failures of the device.
     pub fn to_device(&self, device: &Device, compute: Compute) -> Result<Self> {
         if device.is_cpu() && compute != Compute::Full {
             return Err(Error::UnsupportedDevice { operation: "TF32 and BF16", device: device.location() });
+        }
+        if !device.is_cpu() && self.entries.iter().any(|entry| entry.tensor.dtype() == DType::F64) {
+            return Err(Error::UnsupportedDtype { operation: "a model on a GPU", dtype: DType::F64 });
         }
         let mut moved = Self { compute, ..Self::default() };
         for Entry { name, tensor, is_buffer } in &self.entries {

@@ -98,7 +98,7 @@ pub(crate) fn check_within(case: &Case<'_>, tolerances: [f64; 2]) {
 }
 
 /// Copies of `parameters` with every floating-point number rounded to `dtype` and kept in `kept`.
-fn rounded(parameters: &Parameters, dtype: DType, kept: DType) -> Parameters {
+pub(crate) fn rounded(parameters: &Parameters, dtype: DType, kept: DType) -> Parameters {
     let mut copy = Parameters::new();
     for (id, name, tensor) in parameters.iter() {
         let tensor = match tensor.dtype().is_float() {

@@ -10,7 +10,9 @@ use sweep_models::{Architecture, HubConfig, Model};
 
 /// A path below `tests/data`.
 pub(crate) fn data(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
+    // Where the tests run, which may be another machine than where they were built.
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR");
+    folder.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from).join("tests/data").join(path)
 }
 
 /// The tensors of a safetensors fixture.
