@@ -91,7 +91,6 @@ impl Precision {
     }
 
     /// Returns whether it is f32, which every device has.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     pub const fn is_f32(&self) -> bool {
         matches!(self, Self::F32)
     }

@@ -78,7 +78,9 @@ fn beat(log: &EventLog, mut tick: impl FnMut() -> bool, look: impl Fn() -> Optio
     let mut ticks: u32 = 0;
     while tick() {
         ticks += 1;
-        look().into_iter().for_each(|look| usage.add(look));
+        if let Some(look) = look() {
+            usage.add(look);
+        }
         let told = log.check_claim().and_then(|()| {
             tell_place(log, &mut rhythm)?;
             if ticks.is_multiple_of(QUIET_TICKS) { tell_usage(log, &usage) } else { Ok(()) }
