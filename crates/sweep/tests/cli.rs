@@ -132,11 +132,11 @@ fn bad_input_ends_with_2_and_touches_nothing() {
         (vec!["run", "paper"], "offline, and the cache"),
         (vec!["run", "quickstart", "--devices", "gpu"], "expected `cpu`"),
         (
-            vec!["run", "quickstart", "--set", "run.precision=bf16", "--devices", "cpu"],
+            vec!["run", "quickstart", "--set", "+run.precision=bf16", "--devices", "cpu"],
             "precision `bf16` is not available on the CPU, expected `f32`",
         ),
         (
-            vec!["plan", "quickstart", "--set", "run.precision=tf32", "--set", "execution.devices=cpu:2"],
+            vec!["plan", "quickstart", "--set", "+run.precision=tf32", "--set", "execution.devices=cpu:2"],
             "hint: write precision: f32, or --devices with GPUs only",
         ),
         (vec!["plan", "quickstart", "--set", "run.micro_batch_size=auto"], "normalises over a micro batch"),
