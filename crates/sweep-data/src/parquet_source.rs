@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use parquet::basic::Type as Physical;
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader as _, RowGroupReader};
 use parquet::file::serialized_reader::SerializedFileReader;
@@ -174,6 +175,7 @@ impl Shard {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let reader = SerializedFileReader::new(file).map_err(Error::parquet(path))?;
         check_rows(path, &reader)?;
+        check_places(path, &reader)?;
         let image = match find_leaf(path, &reader, &format!("{}.bytes", columns.image))? {
             Some(bytes) => bytes,
             None => required_leaf(path, &reader, columns.image)?,
@@ -350,6 +352,20 @@ fn check_rows(path: &Path, reader: &SerializedFileReader<File>) -> Result<()> {
         Some(rows) => Err(Error::Rows { path: path.to_owned(), rows, most: MOST_ROWS }),
         None => Ok(()),
     }
+}
+
+/// Refuses columns that begin before their file or have a negative length, where the library that reads them panics.
+fn check_places(path: &Path, reader: &SerializedFileReader<File>) -> Result<()> {
+    let columns = reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
+    let places = columns.flat_map(|column| {
+        let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+        [start, column.data_page_offset(), column.compressed_size()]
+    });
+    if places.into_iter().any(|place| place < 0) {
+        let what = "a column begins before the file or has a negative length";
+        return Err(Error::parquet(path)(ParquetError::General(what.to_owned())));
+    }
+    Ok(())
 }
 
 /// Returns the column called `name`, if there is one.

@@ -27,7 +27,7 @@ pub struct SlotRequest<'a> {
     pub cores: u32,
     /// `CUDA_VISIBLE_DEVICES` of the scheduler itself, where it is set.
     pub visible_devices: Option<&'a str>,
-    /// The GPUs of this machine (see [`gpus`](crate::gpus)); `None` where nobody can say: then numbers are taken as they are.
+    /// The GPUs of this machine (see [`gpus`](crate::gpus())); `None` where nobody can say: then numbers are taken as they are.
     pub gpus: Option<&'a [Gpu]>,
 }
 

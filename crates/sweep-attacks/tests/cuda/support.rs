@@ -131,9 +131,9 @@ pub(crate) fn predictions(model: &dyn Classifier, images: &Tensor) -> Vec<u32> {
     model.logits(images).unwrap().argmax(1).unwrap().to_vec1().unwrap()
 }
 
-/// A gradient entry near zero whose sign flips by rounding leads a search to another point: 3e-3 in one of 48 images of the
-/// trained ResNet.
-pub(crate) const BEST_LOSS_TOLERANCE: f64 = 1e-2;
+/// A gradient entry near zero whose sign flips by rounding leads a search to another point: 2e-2 in one of 48 images of the
+/// trained ResNet on the emulated device.
+pub(crate) const BEST_LOSS_TOLERANCE: f64 = 5e-2;
 
 /// Losses are of order one and differ by the rounding of exponentials and logarithms.
 pub(crate) const LOSS_TOLERANCE: f64 = 2e-5;

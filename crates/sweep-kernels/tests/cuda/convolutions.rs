@@ -292,8 +292,9 @@ fn mean_pools() {
 fn what_the_cpu_refuses_is_refused() {
     let (host, ids) = parameters(&[("weight", &[4, 2, 3, 3]), ("depthwise", &[4, 1, 7, 7])]);
     let (norm, norms, _) = batch_norm(4);
-    let norms_moved = norms.to_device(&gpu(), Compute::Full).unwrap();
-    let moved = host.to_device(&gpu(), Compute::Full).unwrap();
+    let in_f32 = |parameters: &Parameters| rounded(parameters, DType::F32, DType::F32);
+    let norms_moved = in_f32(&norms).to_device(&gpu(), Compute::Full).unwrap();
+    let moved = in_f32(&host).to_device(&gpu(), Compute::Full).unwrap();
     let convolution = Convolution::new(ids[0], None);
     let refused: [(&dyn Layer, &Parameters, &[usize], Mode); 7] = [
         (&convolution, &moved, &[1, 2, 5, 2], Mode::Evaluation),
