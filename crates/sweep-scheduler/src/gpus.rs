@@ -1,7 +1,7 @@
 //! The GPUs of this machine, as NVIDIA's management library (NVML) lists them.
 //!
-//! The library comes with the driver and is loaded when it is asked for, so that a build with the feature `cuda` runs on
-//! machines without one. Builds without that feature never look.
+//! The library comes with the driver and is loaded when it is asked for; this crate alone would run without one. Builds
+//! without the feature `cuda` never look.
 
 /// A GPU. Its number is its place in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,9 @@ pub fn gpus() -> Result<Vec<Gpu>, GpusError> {
     for index in 0..library.device_count()? {
         let gpu = library.device_by_index(index).and_then(|device| {
             let (uuid, name) = (device.uuid()?, device.name()?);
-            Ok(Gpu { uuid, name, memory_bytes: device.memory_info()?.total })
+            // Cards that share the machine's memory have none of their own to tell.
+            let memory_bytes = device.memory_info().map_or(0, |memory| memory.total);
+            Ok(Gpu { uuid, name, memory_bytes })
         });
         match gpu {
             Ok(gpu) => gpus.push(gpu),

@@ -141,7 +141,13 @@ impl Options {
                 "--rounds" => options.rounds = value().parse().unwrap(),
                 "--iterations" => options.iterations = Some(value().parse().unwrap()),
                 "--pytorch" => options.pytorch = Some(value()),
-                "--device" => options.is_cuda = value() == "cuda",
+                "--device" => {
+                    options.is_cuda = match value().as_str() {
+                        "cpu" => false,
+                        "cuda" => true,
+                        device => panic!("device {device} is unknown; known are cpu, cuda"),
+                    }
+                }
                 "--precision" => options.precision = value(),
                 "--here" => options.here = true,
                 _ => options.models.push(argument),

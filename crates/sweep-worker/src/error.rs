@@ -260,6 +260,11 @@ impl Error {
             {
                 FailureClass::OutOfMemory
             }
+            // A card that is lost or in an error state may work for the next attempt, or another card may.
+            Self::Gpu { .. } => FailureClass::WorkerDied,
+            Self::Model(_) | Self::Kernel(_) | Self::Tensor(_) | Self::Attack(_) if self.is_of_a_driver() => {
+                FailureClass::WorkerDied
+            }
             Self::Data(sweep_data::Error::Io { action, .. }) if is_writing(action) => FailureClass::Storage,
             Self::Data(_) => FailureClass::Data,
             Self::WeightsChanged { .. }
@@ -276,7 +281,6 @@ impl Error {
             | Self::Spec { .. }
             | Self::OtherRun { .. }
             | Self::Device { .. }
-            | Self::Gpu { .. }
             | Self::Precision { .. }
             | Self::Threads(_)
             | Self::Thread { .. }
@@ -287,6 +291,12 @@ impl Error {
             | Self::Tensor(_)
             | Self::Attack(_) => FailureClass::Configuration,
         }
+    }
+
+    /// Whether CUDA's driver or one of its libraries refused something: for shapes and settings it is never asked.
+    fn is_of_a_driver(&self) -> bool {
+        let of_cuda = |error: &candle_core::Error| matches!(error, candle_core::Error::Cuda(_));
+        causes(self).filter_map(|cause| cause.downcast_ref::<candle_core::Error>()).any(of_cuda)
     }
 
     /// Only writing runs out of room, so that any such answer among the causes will do, whoever wrote.

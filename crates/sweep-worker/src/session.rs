@@ -103,13 +103,14 @@ impl<'a> Session<'a> {
         let epochs = past.epochs();
         let Past { spec, history, sharing, checkpoints, found } = past;
         log.at(Phase::Loading, 0, 0, 0);
+        // A device that does not answer is told before data are prepared for it.
+        let device = compute::device(&arguments.device)?;
         let Some(dataset) = load::dataset(&spec, home, stop, log)? else {
             log.check_claim()?;
             return Err(Error::Stopped { epochs });
         };
         let counts = dataset.counts();
         network::check_attacks(&spec, counts.classes)?;
-        let device = compute::device(&arguments.device)?;
         let network::Loaded { model, weights_digest } = network::load(&spec, counts.classes, home)?;
         let mut model = compute::place(model, &device, spec.precision)?;
         let mut optimizer = network::optimizer(&spec.optimizer, &model)?;

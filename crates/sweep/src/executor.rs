@@ -58,8 +58,8 @@ pub(crate) struct ExecutorArgs {
 
     /// Slurm: words by which a job calls this program, with spaces between them, such as "apptainer exec --nv /shared/sweep.sif
     /// sweep". Default: its own path.
-    #[arg(long, help_heading = SLURM, value_name = "WORDS", value_delimiter = ' ')]
-    program: Vec<String>,
+    #[arg(long, help_heading = SLURM, value_name = "WORDS", value_parser = program)]
+    program: Option<String>,
 
     /// Slurm: a further flag of sbatch, such as --sbatch=--constraint=a100, after those of the sweep file. May be repeated.
     #[arg(long, help_heading = SLURM, value_name = "FLAG", allow_hyphen_values = true, value_parser = sbatch_flag)]
@@ -91,6 +91,14 @@ fn time(text: &str) -> Result<Duration, String> {
     seconds
         .map(Duration::from_secs)
         .ok_or_else(|| "expected a time limit such as 12:00:00, 2-00:00:00, 90 (minutes) or 12h".to_owned())
+}
+
+/// Refuses words by which nothing can be called.
+fn program(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("no words; expected such as \"apptainer exec /shared/sweep.sif sweep\"".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn runs_per_job(text: &str) -> Result<NonZeroU32, String> {
@@ -138,7 +146,7 @@ impl ExecutorArgs {
             ("array-limit", self.array_limit.is_some()),
             ("runs-per-job", self.runs_per_job.is_some()),
             ("setup", !self.setup.is_empty()),
-            ("program", !self.program.is_empty()),
+            ("program", self.program.is_some()),
             ("sbatch", !self.sbatch.is_empty()),
             ("print", self.print),
             ("detach", self.detach),
@@ -159,7 +167,10 @@ impl ExecutorArgs {
             array_limit: self.array_limit.or(file.array_limit),
             runs_per_job: self.runs_per_job.unwrap_or(file.runs_per_job),
             setup: both(file.setup, &self.setup),
-            program: if self.program.is_empty() { file.program } else { self.program.clone() },
+            program: match &self.program {
+                None => file.program,
+                Some(program) => program.split_whitespace().map(str::to_owned).collect(),
+            },
             sbatch: both(file.sbatch, &self.sbatch),
         }
     }

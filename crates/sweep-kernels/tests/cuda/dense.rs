@@ -7,8 +7,7 @@ use sweep_kernels::{
 };
 
 use super::support::{
-    BF16_TOLERANCE, Case, F32_TOLERANCE, assert_close, check, check_within, gpu, parameters, random, train,
-    values,
+    Case, F32_TOLERANCE, assert_close, check, check_within, gpu, parameters, random, train, values,
 };
 
 const ACTIVATIONS: [Activation; 3] = [Activation::Gelu, Activation::QuickGelu, Activation::Relu];

@@ -1,6 +1,6 @@
 //! What begins a network: normalisation and patch embedding.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use sweep_kernels::{Compute, Error, Gradients, Layer, Mode, Normalize, Parameters, PatchEmbedding, Tape};
 
 use crate::support::{

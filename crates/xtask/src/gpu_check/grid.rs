@@ -6,8 +6,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use sweep_testkit::Workspace;
 
 use crate::chaos::Outcome;
@@ -26,10 +24,10 @@ pub(super) fn check(program: &Program, devices: &str) -> Result<bool> {
     let (calm, killed) = (Workspace::new(), Workspace::new());
     complete(program, calm.home(), devices)?;
     let expected = Outcome::read(program, &calm.layout())?;
-    let mut session = start(program, killed.home(), devices)?;
-    wait_for_epochs(program, killed.home(), &mut session, expected.runs().len() as i64)?;
-    kill(Pid::from_raw(session.id().cast_signed()), Signal::SIGKILL).context("failed to kill the grid")?;
-    session.wait()?;
+    let session = command(program, killed.home(), devices)?.spawn().context("failed to start the grid")?;
+    let mut session = Session(session);
+    wait_for_epochs(program, killed.home(), &mut session.0, expected.runs().len() as i64)?;
+    drop(session);
     console::say("killed in the middle, and started again");
     complete(program, killed.home(), devices)?;
     let found = Outcome::read(program, &killed.layout())?;
@@ -46,8 +44,15 @@ fn command(program: &Program, home: &Path, devices: &str) -> Result<Command> {
     Ok(program.command(home, &["run", file, "--devices", devices]))
 }
 
-fn start(program: &Program, home: &Path, devices: &str) -> Result<Child> {
-    command(program, home, devices)?.spawn().context("failed to start the grid")
+/// A `sweep run`, killed at the latest when nobody waits for it any more.
+struct Session(Child);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // One that has ended is not touched by this.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn complete(program: &Program, home: &Path, devices: &str) -> Result<()> {

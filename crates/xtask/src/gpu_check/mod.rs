@@ -51,6 +51,7 @@ pub(crate) struct Arguments {
 
 /// Does it; returns whether everything held.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    pack::check_folder()?;
     let pack = match (&arguments.pack, &arguments.from) {
         (Some(folder), _) => {
             Pack::build(folder)?.describe();
@@ -62,15 +63,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     describe_machine();
     let mut failed = Vec::new();
     for test in pack::TESTS {
-        let held = stage(&format!("tests of {}", test.owner), || pack.run_test(test))?;
+        let held = stage(&format!("tests of {}", test.owner), || pack.run_test(test));
         failed.extend((!held).then(|| format!("tests of {}", test.owner)));
     }
     let program = Program::find(Some(&pack.program()))?;
     let held =
-        stage("a two-epoch grid, and the same after a kill", || grid::check(&program, &arguments.devices))?;
+        stage("a two-epoch grid, and the same after a kill", || grid::check(&program, &arguments.devices));
     failed.extend((!held).then(|| "the grid".to_owned()));
     if arguments.models != "none" {
-        let held = stage("speed", || benchmark(&pack, arguments))?;
+        let held = stage("speed", || benchmark(&pack, arguments));
         failed.extend((!held).then(|| "the benchmark".to_owned()));
     }
     console::faults(&failed);
@@ -79,13 +80,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 /// Announces a part of the check, does it and says how long it took.
-fn stage(name: &str, work: impl FnOnce() -> Result<bool>) -> Result<bool> {
+fn stage(name: &str, work: impl FnOnce() -> Result<bool>) -> bool {
     console::say(&format!("== {name}"));
     let begin = Instant::now();
-    let held = work()?;
+    // What goes wrong in one part must not cost the others.
+    let held = work().unwrap_or_else(|error| {
+        console::say(&format!("FAULT: {error:#}"));
+        false
+    });
     let verdict = if held { "holds" } else { "FAILS" };
     console::say(&format!("== {name}: {verdict} ({:.1} s)", begin.elapsed().as_secs_f64()));
-    Ok(held)
+    held
 }
 
 /// Says what GPU and driver this is, as far as the driver's own tool tells.

@@ -113,11 +113,6 @@ impl Pack {
     /// Runs the tests of one crate, one after the other: they share a GPU.
     pub(super) fn run_test(&self, test: Test) -> Result<bool> {
         let data = Path::new("crates").join(test.owner);
-        ensure!(
-            data.is_dir(),
-            "`{}` is not here\nhint: run this in the folder of the repository",
-            data.display()
-        );
         let mut command = Command::new(self.folder.join(test.file));
         command
             .args(["--test-threads", "1"])
@@ -133,6 +128,17 @@ impl Pack {
 
     fn bytes(&self) -> Result<u64> {
         self.files().map(|path| Ok(fs::metadata(path)?.len())).sum()
+    }
+}
+
+/// Checks that the data of the tests are in the working folder.
+pub(super) fn check_folder() -> Result<()> {
+    let missing = TESTS.iter().map(|test| Path::new("crates").join(test.owner)).find(|data| !data.is_dir());
+    match missing {
+        None => Ok(()),
+        Some(data) => {
+            bail!("`{}` is not here\nhint: run this in the folder of the repository", data.display())
+        }
     }
 }
 
