@@ -27,6 +27,21 @@ pub enum GpusError {
     Driver(#[from] nvml_wrapper::error::NvmlError),
 }
 
+impl GpusError {
+    /// Returns whether this is a machine without a driver or a build that needs none: then it has no GPUs. Otherwise it may
+    /// have some that are in trouble.
+    pub const fn is_without_gpus(&self) -> bool {
+        match self {
+            Self::NotBuilt => true,
+            #[cfg(feature = "cuda")]
+            Self::Driver(error) => {
+                use nvml_wrapper::error::NvmlError::{LibloadingError, LibraryNotFound};
+                matches!(error, LibloadingError(_) | LibraryNotFound)
+            }
+        }
+    }
+}
+
 /// Returns the GPUs that this process may use, in the order of the PCI bus, which is that of `nvidia-smi`.
 ///
 /// # Errors

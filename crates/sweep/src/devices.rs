@@ -16,7 +16,7 @@ const HAS_GPUS: bool = cfg!(feature = "cuda");
 pub(crate) fn slots(arguments: &RunArgs, execution: &Execution, grid: &Grid) -> Result<Vec<Slot>> {
     let mask = std::env::var("CUDA_VISIBLE_DEVICES").ok();
     let asked = arguments.devices.as_deref().or(execution.devices.as_deref());
-    let gpus = if asked.is_some_and(is_cpu_only) { None } else { known_gpus(asked.is_some()) };
+    let gpus = if asked.is_some_and(is_cpu_only) { None } else { known_gpus(asked.is_some())? };
     let devices = match (asked, &gpus) {
         (Some(devices), _) => devices.to_owned(),
         (None, Some(gpus)) => every_gpu(gpus, mask.as_deref()),
@@ -45,14 +45,18 @@ fn is_cpu_only(devices: &str) -> bool {
 }
 
 /// Returns the GPUs of this machine; `None` where nobody can say, which is told where it matters.
-fn known_gpus(asked_for: bool) -> Option<Vec<Gpu>> {
+fn known_gpus(asked_for: bool) -> Result<Option<Vec<Gpu>>> {
     match gpus() {
-        Ok(gpus) => Some(gpus),
-        Err(GpusError::NotBuilt) => None,
+        Ok(gpus) => Ok(Some(gpus)),
+        Err(GpusError::NotBuilt) => Ok(None),
+        // GPUs in trouble are no reason to compute days on the CPU.
+        Err(error) if !asked_for && !error.is_without_gpus() => {
+            Err(bad_input(format!("{error}\n  hint: see what nvidia-smi says, or write --devices cpu")))
+        }
         Err(error) => {
             let then = if asked_for { "GPUs go by their numbers" } else { "computing on the CPU" };
             printer::note(&format!("warning: {error}; {then}"));
-            None
+            Ok(None)
         }
     }
 }
