@@ -65,7 +65,7 @@ template <class T>
 __device__ float cross_entropy(const T* row, T* gradient, int classes, int label, float top) {
     const float rest = log_total(row, classes, top);
     for (int c = threadIdx.x % WARP; gradient && c < classes; c += WARP)
-        store(gradient, c, expf(load(row, c) - top - rest) - (c == label ? 1.0f : 0.0f));
+        store(gradient, c, __fsub_rn(expf(load(row, c) - top - rest), c == label ? 1.0f : 0.0f));
     return 0.0f - (load(row, label) - top - rest);
 }
 
@@ -78,7 +78,7 @@ __device__ float kullback_leibler(const T* row, T* gradient, int classes, const 
         const float p = clean[c], log_q = load(row, c) - top - rest;
         if (p > 0.0f) loss += p * (logf(p) - log_q);
         else if (log_q != log_q) loss = log_q;
-        if (gradient) store(gradient, c, expf(log_q) - p);
+        if (gradient) store(gradient, c, __fsub_rn(expf(log_q), p));
     }
     return warp_sum(loss);
 }
@@ -556,7 +556,7 @@ KERNEL attack_select(float* points, const float* reported, const float* best_poi
 // What is wrong with an image, and how far a point is from it, in four rows of words: the position of its first pixel outside
 // [0, 1] counted from 1 (0 for none), that pixel, the length of the offset, whether all pixels of the point are in [0, 1].
 // One block for each image, so that sums have one order; 4 bytes read for a pixel, 8 with points. NaN counts as outside.
-KERNEL attack_inspect(const float* images, const float* points, unsigned* report, Size pixels, Size count, Size is_l2) {
+KERNEL __launch_bounds__(1024) attack_inspect(const float* images, const float* points, unsigned* report, Size pixels, Size count, Size is_l2) {
     __shared__ unsigned first[1024];
     __shared__ float farthest[1024];
     const Size image = blockIdx.x;

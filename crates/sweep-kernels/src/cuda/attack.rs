@@ -186,10 +186,11 @@ fn picked(gpu: &Gpu, name: &str, from: &Tensor, list: Option<&Tensor>) -> Result
 fn read_words(gpu: &Gpu, words: &Tensor) -> Result<Vec<u32>> {
     let mut host = vec![0_u32; words.elem_count()];
     gpu.stream().context().bind_to_thread().map_err(failure)?;
-    // SAFETY: the tensor has as many words as the buffer, on the stream's device. The buffer is pageable memory, so the call
-    // comes back when it is filled.
+    // SAFETY: the tensor has as many words as the buffer, on the stream's device. It lives on until the stream
+    // has been waited for.
     unsafe { result::memcpy_dtoh_async(&mut host, gpu.address(words)?, gpu.stream().cu_stream()) }
         .map_err(failure)?;
+    gpu.stream().synchronize().map_err(failure)?;
     Ok(host)
 }
 

@@ -77,6 +77,8 @@ impl Gpu {
         let Device::Cuda(cuda) = device else {
             return Err(Error::UnsupportedDevice { operation: "CUDA", device: device.location() });
         };
+        // Libraries make their handles in whatever context is bound.
+        cuda.cuda_stream().context().bind_to_thread().map_err(failure)?;
         let known = CONTEXTS.with_borrow(|contexts| contexts.get(&cuda.id()).cloned());
         let context = match known {
             Some(context) => context,
@@ -246,6 +248,10 @@ impl Context {
         // SAFETY: the handle was just made and the stream lives as long as the context.
         unsafe { cublas::result::set_stream(blas, stream.cu_stream().cast()) }.map_err(failure)?;
         lend_workspace(blas, &stream, &workspace)?;
+        // Sums of BF16 products stay in F32 to their end, also where cuBLAS splits them.
+        let mode = cublas::sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+        // SAFETY: the handle was just made.
+        unsafe { cublas::sys::cublasSetMathMode(blas, mode) }.result().map_err(failure)?;
         let lt = cublaslt::result::create_handle().map_err(failure)?;
         Ok(Self {
             stream,

@@ -136,6 +136,11 @@ impl Plan {
             filter_algorithm(handle, &input, &output, &asked, &filter)?,
         );
         let (Some(forward), Some(data), Some(gradient)) = found else { return Ok(None) };
+        // The scratch memory of a proposal is that of its kind of arithmetic.
+        let rounds = |proposed| proposed == sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH;
+        if is_exact(math) && [forward.math, data.math, gradient.math].into_iter().any(rounds) {
+            return Ok(None);
+        }
         // A proposal holds for its own kind of arithmetic; exact products stay exact.
         let with =
             |proposed| ConvolutionDescription::new(&sizes, if is_exact(math) { math } else { proposed });
@@ -250,6 +255,12 @@ fn is_exact(math: sys::cudnnMathType_t) -> bool {
     math == sys::cudnnMathType_t::CUDNN_FMA_MATH
 }
 
+/// Whether a status says that a shape or a setting is not for cuDNN: its parameters (2000 and up) or its support (3000 and up,
+/// with the reason in the last digits).
+fn is_refusal(status: sys::cudnnStatus_t) -> bool {
+    matches!(status as u32, 2000..=2999 | 3000..=3999)
+}
+
 /// Takes the first proposal that can be used: without error, deterministic, with little enough scratch memory. A shape that
 /// cuDNN does not support has none.
 macro_rules! choose {
@@ -260,7 +271,7 @@ macro_rules! choose {
         // SAFETY: handle and descriptors are alive, and there is room for as many proposals as are asked for.
         match unsafe { $ask } {
             Ok(()) => {}
-            Err(CudnnError(sys::cudnnStatus_t::CUDNN_STATUS_NOT_SUPPORTED)) => return Ok(None),
+            Err(CudnnError(status)) if is_refusal(status) => return Ok(None),
             Err(error) => return Err(failure(error)),
         }
         let usable = $proposals.iter().take($count.max(0) as usize).find(|proposal| {

@@ -426,12 +426,17 @@ impl Drop for MatrixLayout {
 /// Owned wishes for the search of an algorithm.
 struct Preference(lt_sys::cublasLtMatmulPreference_t);
 
+/// Of the ways to add up a product that is split, only that in the type of the computation
+/// (`CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE`): others add in BF16.
+const SUMS_IN_F32: u32 = 2;
+
 impl Preference {
     /// Algorithms that need at most `workspace` bytes, and no better alignment of any matrix than `alignment` bytes.
     fn new(workspace: usize, alignment: u32) -> Result<Self> {
         use lt_sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         let preference = Self(lt::create_matmul_pref().map_err(failure)?);
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, SUMS_IN_F32)?;
         for attribute in [
             Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
             Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
