@@ -556,7 +556,7 @@ KERNEL attack_select(float* points, const float* reported, const float* best_poi
 // What is wrong with an image, and how far a point is from it, in four rows of words: the position of its first pixel outside
 // [0, 1] counted from 1 (0 for none), that pixel, the length of the offset, whether all pixels of the point are in [0, 1].
 // One block for each image, so that sums have one order; 4 bytes read for a pixel, 8 with points. NaN counts as outside.
-KERNEL __launch_bounds__(1024) attack_inspect(const float* images, const float* points, unsigned* report, Size pixels, Size count, Size is_l2) {
+KERNEL __launch_bounds__(1024, 1) attack_inspect(const float* images, const float* points, unsigned* report, Size pixels, Size count, Size is_l2) {
     __shared__ unsigned first[1024];
     __shared__ float farthest[1024];
     const Size image = blockIdx.x;

@@ -108,7 +108,7 @@ BLOCK_SPREAD(bf16, bf16)
 
 // Joins what `batch_norm_spread` found in `blocks` blocks, always in the same order. Writes to `moments` mean, biased
 // variance and unbiased variance, each `distance` elements after the one before. Blocks of 32 x 32 threads, 32 channels.
-KERNEL __launch_bounds__(1024) batch_norm_moments(const float* means, const float* all_squares, float* moments, Size blocks, Size rows,
+KERNEL __launch_bounds__(1024, 1) batch_norm_moments(const float* means, const float* all_squares, float* moments, Size blocks, Size rows,
                           Size channels, Size per_block, Size distance) {
     __shared__ float parts[3][WARP][WARP + 1];
     const Size channel = static_cast<Size>(blockIdx.x) * WARP + threadIdx.x;

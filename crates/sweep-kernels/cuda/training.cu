@@ -155,17 +155,17 @@ __device__ void for_elements(const Chunk& chunk, Body body) {
 
 }  // namespace
 
-KERNEL __launch_bounds__(1024) cross_entropy_f32(const float* logits, const unsigned* labels, float* losses, float* gradient, Size classes) {
+KERNEL __launch_bounds__(1024, 1) cross_entropy_f32(const float* logits, const unsigned* labels, float* losses, float* gradient, Size classes) {
     cross_entropy(logits, labels, losses, gradient, classes);
 }
-KERNEL __launch_bounds__(1024) cross_entropy_bf16(const bf16* logits, const unsigned* labels, float* losses, float* gradient, Size classes) {
+KERNEL __launch_bounds__(1024, 1) cross_entropy_bf16(const bf16* logits, const unsigned* labels, float* losses, float* gradient, Size classes) {
     cross_entropy(logits, labels, losses, gradient, classes);
 }
-KERNEL __launch_bounds__(1024) kullback_leibler_f32(const float* clean, const float* perturbed, double* losses, float* clean_gradient,
+KERNEL __launch_bounds__(1024, 1) kullback_leibler_f32(const float* clean, const float* perturbed, double* losses, float* clean_gradient,
                             float* perturbed_gradient, Size classes) {
     kullback_leibler(clean, perturbed, losses, clean_gradient, perturbed_gradient, classes);
 }
-KERNEL __launch_bounds__(1024) kullback_leibler_bf16(const bf16* clean, const bf16* perturbed, double* losses, float* clean_gradient,
+KERNEL __launch_bounds__(1024, 1) kullback_leibler_bf16(const bf16* clean, const bf16* perturbed, double* losses, float* clean_gradient,
                              float* perturbed_gradient, Size classes) {
     kullback_leibler(clean, perturbed, losses, clean_gradient, perturbed_gradient, classes);
 }
@@ -303,7 +303,7 @@ KERNEL squares_of_chunks(const Size* table, Size rows, double* partial) {
 }
 
 // total[0] = the sum of `count` numbers; one block. Reads 8 bytes per number.
-KERNEL __launch_bounds__(1024) sum_of_parts(const double* parts, double* total, Size count) {
+KERNEL __launch_bounds__(1024, 1) sum_of_parts(const double* parts, double* total, Size count) {
     double sum = 0.0;
     for (Size i = threadIdx.x; i < count; i += blockDim.x) sum += parts[i];
     sum = block_reduce(sum, 0.0, Sum());
