@@ -11,7 +11,7 @@ use crate::element::Element;
 use crate::host::with_host_slice;
 use crate::input::{Input, check_label_count, check_starts};
 use crate::objective::{Objective, class_count, wrong_class_of_rank};
-use crate::report::{Crafted, Effort};
+use crate::report::{Crafted, Crafting, Effort};
 use crate::sample::{Candidate, Plan, Sample, Stepping};
 use crate::search::Search;
 use crate::{Error, Result};
@@ -113,10 +113,26 @@ impl Attack {
         labels: &[u32],
         epsilon: f64,
     ) -> Result<Crafted> {
+        self.begin(model, images, labels, epsilon)?.finish()
+    }
+
+    /// [`Attack::craft`] without waiting for a GPU: on one, the attack is only enqueued. On the CPU all is done.
+    ///
+    /// # Errors
+    /// As [`Attack::craft`]; on a GPU, what only it can tell is left to [`Crafting::finish`] or [`PendingReport::check`].
+    ///
+    /// [`PendingReport::check`]: crate::PendingReport::check
+    pub fn begin(
+        &self,
+        model: &dyn Classifier,
+        images: &Tensor,
+        labels: &[u32],
+        epsilon: f64,
+    ) -> Result<Crafting> {
         if epsilon > 0.0 {
             self.check_clean_start()?;
         }
-        self.craft_from(model, images, images, labels, epsilon)
+        self.begin_from(model, images, images, labels, epsilon)
     }
 
     /// Refuses to climb a loss whose gradient vanishes at the clean image from there.
@@ -137,8 +153,23 @@ impl Attack {
         labels: &[u32],
         epsilon: f64,
     ) -> Result<Crafted> {
+        self.begin_from(model, images, starts, labels, epsilon)?.finish()
+    }
+
+    /// [`Attack::craft_from`] without waiting for a GPU.
+    ///
+    /// # Errors
+    /// As [`Attack::begin`] and [`Attack::craft_from`].
+    pub fn begin_from(
+        &self,
+        model: &dyn Classifier,
+        images: &Tensor,
+        starts: &Tensor,
+        labels: &[u32],
+        epsilon: f64,
+    ) -> Result<Crafting> {
         check_label_count(images, labels)?;
-        self.craft_anyhow(model, images, starts, Aim::Labels(labels), epsilon)
+        self.begin_anyhow(model, images, starts, Aim::Labels(labels), epsilon)
     }
 
     /// Like [`Attack::craft_from`], with one given objective per image instead of those of the attack's own loss: for
@@ -158,26 +189,27 @@ impl Attack {
         if objectives.len() != count {
             return Err(Error::LabelCount { labels: objectives.len(), images: count });
         }
-        self.craft_anyhow(model, images, starts, Aim::Objectives(objectives), epsilon)
+        self.begin_anyhow(model, images, starts, Aim::Objectives(objectives), epsilon)?.finish()
     }
 
-    fn craft_anyhow(
+    fn begin_anyhow(
         &self,
         model: &dyn Classifier,
         images: &Tensor,
         starts: &Tensor,
         aim: Aim<'_>,
         epsilon: f64,
-    ) -> Result<Crafted> {
+    ) -> Result<Crafting> {
         #[cfg(feature = "cuda")]
         if images.device().is_cuda() {
-            return crate::device::craft(self, model, images, starts, aim, epsilon);
+            return crate::device::begin(self, model, images, starts, aim, epsilon);
         }
-        match images.dtype() {
+        let crafted = match images.dtype() {
             DType::F32 => self.typed_craft::<f32>(model, images, starts, aim, epsilon),
             DType::F64 => self.typed_craft::<f64>(model, images, starts, aim, epsilon),
             dtype => Err(Error::ImageType { dtype }),
-        }
+        };
+        Ok(Crafting::done(crafted?))
     }
 
     fn typed_craft<T: Element>(

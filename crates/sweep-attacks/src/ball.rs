@@ -4,6 +4,7 @@
 //! is one pass over the pixels here (a few for l2, whose norms must be known first).
 
 use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 
 use crate::element::Element;
 use crate::input::Input;
@@ -223,7 +224,7 @@ pub fn random_start(
     norm: Norm,
     images: &Tensor,
     epsilon: f64,
-    generator: &dyn Fn(usize) -> Uniform,
+    generator: &(dyn Fn(usize) -> Uniform + Sync),
 ) -> Result<Tensor> {
     match images.dtype() {
         DType::F32 => typed_random_start::<f32>(norm, images, epsilon, generator),
@@ -236,15 +237,25 @@ fn typed_random_start<T: Element>(
     norm: Norm,
     images: &Tensor,
     epsilon: f64,
-    generator: &dyn Fn(usize) -> Uniform,
+    generator: &(dyn Fn(usize) -> Uniform + Sync),
+) -> Result<Tensor> {
+    start_points(images, epsilon, |sample, center| {
+        let ball = Ball { norm, center, radius: T::from_f64(epsilon) };
+        ball.random_point(&mut *generator(sample))
+    })
+}
+
+/// Makes a point of each image, given its position and its pixels.
+fn start_points<T: Element>(
+    images: &Tensor,
+    epsilon: f64,
+    point: impl Fn(usize, &[T]) -> Vec<T> + Sync,
 ) -> Result<Tensor> {
     let input = Input::<T>::new(images, epsilon)?;
-    let mut points = Vec::with_capacity(input.pixels.len());
-    for (sample, center) in input.centers().enumerate() {
-        let ball = Ball { norm, center, radius: T::from_f64(epsilon) };
-        points.extend(ball.random_point(&mut *generator(sample)));
-    }
-    Ok(Tensor::from_vec(points, images.dims(), images.device())?)
+    let centers: Vec<&[T]> = input.centers().collect();
+    let points: Vec<Vec<T>> =
+        centers.par_iter().enumerate().map(|(sample, center)| point(sample, center)).collect();
+    Ok(Tensor::from_vec(points.concat(), images.dims(), images.device())?)
 }
 
 /// Start points near `images` (N, 3, H, W; f32 or f64; pixels in \[0, 1\]): normal noise of standard deviation
@@ -258,7 +269,7 @@ pub fn gaussian_start(
     images: &Tensor,
     deviation: f64,
     epsilon: f64,
-    generator: &dyn Fn(usize) -> Uniform,
+    generator: &(dyn Fn(usize) -> Uniform + Sync),
 ) -> Result<Tensor> {
     match images.dtype() {
         DType::F32 => typed_gaussian_start::<f32>(norm, images, deviation, epsilon, generator),
@@ -272,18 +283,15 @@ fn typed_gaussian_start<T: Element>(
     images: &Tensor,
     deviation: f64,
     epsilon: f64,
-    generator: &dyn Fn(usize) -> Uniform,
+    generator: &(dyn Fn(usize) -> Uniform + Sync),
 ) -> Result<Tensor> {
-    let input = Input::<T>::new(images, epsilon)?;
-    let mut points = Vec::with_capacity(input.pixels.len());
-    for (sample, center) in input.centers().enumerate() {
+    start_points(images, epsilon, |sample, center| {
         let noise = normal_entries::<T>(center.len(), &mut *generator(sample));
         let shift = |(&pixel, entry): (&T, T)| pixel + T::from_f64(deviation) * entry;
         let mut point: Vec<T> = center.iter().zip(noise).map(shift).collect();
         Ball { norm, center, radius: T::from_f64(epsilon) }.project(&mut point);
-        points.extend(point);
-    }
-    Ok(Tensor::from_vec(points, images.dims(), images.device())?)
+        point
+    })
 }
 
 #[cfg(test)]

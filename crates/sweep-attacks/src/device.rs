@@ -1,6 +1,6 @@
 //! Attacks on images that are on a GPU: the same searches with points, gradients and bookkeeping kept there.
 //!
-//! Crafting enqueues all its work, whatever the answers are, and reads one log at the end; what it says about bad input or
+//! Crafting enqueues all its work, whatever the answers are, and a copy of its log; what that says about bad input or
 //! numbers that are not finite becomes the error that the CPU would have given at once. An evaluation whose broken images
 //! leave the batch reads the predictions after each query.
 
@@ -10,7 +10,7 @@ mod search;
 
 use candle_core::{DType, Tensor};
 use sweep_kernels::Classifier;
-use sweep_kernels::attack_steps::{Inspected, Inspection, Norm as DeviceNorm, Walk};
+use sweep_kernels::attack_steps::{Inspected, Inspection, Norm as DeviceNorm, PendingLog, Walk};
 
 pub(crate) use self::evaluation::evaluate;
 
@@ -19,24 +19,25 @@ use self::search::{Search, rules, trajectories};
 use crate::attack::{Aim, Attack};
 use crate::ball::{Norm, is_within};
 use crate::input::{check_form, check_starts};
-use crate::report::{Crafted, Effort};
+use crate::report::{Crafted, Crafting, Effort, PendingReport, Report};
+use crate::sample::Plan;
 use crate::{Error, Result};
 
-/// [`Attack::craft_from`] and [`Attack::craft_with`] on a GPU. Waits for it once, at the end.
-pub(crate) fn craft(
+/// [`Attack::begin_from`] and [`Attack::craft_with`] on a GPU. Waits for it only where nothing is to be searched.
+pub(crate) fn begin(
     attack: &Attack,
     model: &dyn Classifier,
     images: &Tensor,
     starts: &Tensor,
     aim: Aim<'_>,
     epsilon: f64,
-) -> Result<Crafted> {
+) -> Result<Crafting> {
     let count = check(images, epsilon)?;
     let mut effort = Effort::default();
     if count == 0 || epsilon == 0.0 {
         check_pixels(&inspection(attack, images)?)?;
         let trajectories = (epsilon > 0.0).then(Vec::new);
-        return Ok(Crafted { images: images.clone(), trajectories, effort });
+        return Ok(Crafting::done(Crafted { images: images.clone(), trajectories, effort }));
     }
     check_starts(images, starts)?;
     let mut aims = Aims::new(attack.loss(), aim, images.device())?;
@@ -54,20 +55,50 @@ pub(crate) fn craft(
     effort += search.effort();
 
     let walk = search.into_walk();
-    let log = walk.read()?;
-    let inspected = log.inspected();
-    check_pixels(&inspected)?;
-    if starts.is_some() {
-        let pixels = images.elem_count() / count;
-        let outside = |image: &Inspected| !is_admissible(attack.norm(), image, plan.radius, pixels);
-        if let Some(sample) = inspected.iter().position(outside) {
-            return Err(Error::StartOutsideBall { sample, epsilon });
-        }
-    }
-    let found = trajectories(&log, &plan, aims.labels(), (0..count).collect())?;
+    let pending = Pending {
+        norm: attack.norm(),
+        epsilon,
+        labels: aims.labels().to_vec(),
+        pixels: images.elem_count() / count,
+        has_starts: starts.is_some(),
+        log: walk.log()?,
+        plan,
+        effort,
+    };
     let images = walk.best_points().unwrap_or(walk.points()).clone();
-    let trajectories = Some(found.into_iter().map(|(_, trajectory)| trajectory).collect());
-    Ok(Crafted { images, trajectories, effort })
+    Ok(Crafting { images, report: PendingReport::pending(pending) })
+}
+
+/// A search that was enqueued, and what is needed to understand its log.
+pub(crate) struct Pending {
+    norm: Norm,
+    epsilon: f64,
+    labels: Vec<u32>,
+    /// Pixels of an image.
+    pixels: usize,
+    has_starts: bool,
+    log: PendingLog,
+    plan: Plan<f32>,
+    effort: Effort,
+}
+
+impl Pending {
+    /// Waits for the log.
+    pub(crate) fn finish(self) -> Result<Report> {
+        let Self { norm, epsilon, labels, pixels, has_starts, log, plan, effort } = self;
+        let log = log.finish()?;
+        let inspected = log.inspected();
+        check_pixels(&inspected)?;
+        if has_starts {
+            let outside = |image: &Inspected| !is_admissible(norm, image, plan.radius, pixels);
+            if let Some(sample) = inspected.iter().position(outside) {
+                return Err(Error::StartOutsideBall { sample, epsilon });
+            }
+        }
+        let found = trajectories(&log, &plan, &labels, (0..labels.len()).collect())?;
+        let trajectories = Some(found.into_iter().map(|(_, trajectory)| trajectory).collect());
+        Ok(Report { trajectories, effort })
+    }
 }
 
 /// Refuses what can be refused without a look at the pixels. Returns the number of images.

@@ -40,4 +40,4 @@ pub use ball::{Norm, Uniform, gaussian_start, random_start};
 pub use error::{Error, Result};
 pub use evaluation::{BrokenSamples, Start};
 pub use objective::{LossAndGradient, Objective, losses};
-pub use report::{Crafted, Effort, Evaluation, Outcome, Query, Trajectory};
+pub use report::{Crafted, Crafting, Effort, Evaluation, Outcome, PendingReport, Query, Trajectory};

@@ -2,6 +2,8 @@
 
 use candle_core::Tensor;
 
+use crate::Result;
+
 /// One look at the classifier's answer for one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Query {
@@ -76,6 +78,74 @@ pub struct Crafted {
     pub trajectories: Option<Vec<Trajectory>>,
     /// What it cost.
     pub effort: Effort,
+}
+
+/// A batch to train on that a GPU may still be computing, and what is to be said about it.
+pub struct Crafting {
+    /// The perturbed images, shape and type of the clean ones. Whatever is enqueued on them comes after the attack; if
+    /// [`PendingReport::check`] finds an error they are worth nothing.
+    pub images: Tensor,
+    /// Whether all went well.
+    pub report: PendingReport,
+}
+
+impl Crafting {
+    pub(crate) fn done(crafted: Crafted) -> Self {
+        let Crafted { images, trajectories, effort } = crafted;
+        Self { images, report: PendingReport(State::Known(Report { trajectories, effort })) }
+    }
+
+    /// Waits until it is there.
+    ///
+    /// # Errors
+    /// As [`PendingReport::check`].
+    pub fn finish(self) -> Result<Crafted> {
+        let Report { trajectories, effort } = self.report.read()?;
+        Ok(Crafted { images: self.images, trajectories, effort })
+    }
+}
+
+/// What an attack has to say once the GPU is done with it. Holds no images.
+pub struct PendingReport(State);
+
+enum State {
+    Known(Report),
+    #[cfg(feature = "cuda")]
+    Pending(Box<crate::device::Pending>),
+}
+
+/// What is known about a batch beside its images.
+pub(crate) struct Report {
+    pub(crate) trajectories: Option<Vec<Trajectory>>,
+    pub(crate) effort: Effort,
+}
+
+impl PendingReport {
+    #[cfg(feature = "cuda")]
+    pub(crate) fn pending(pending: crate::device::Pending) -> Self {
+        Self(State::Pending(Box::new(pending)))
+    }
+
+    /// Waits until it is known whether all went well.
+    ///
+    /// # Errors
+    /// Images or starts that are not as [`crate::Attack::craft_from`] wants them, a loss or gradient that is not finite, as
+    /// far as only the GPU could tell; its failures.
+    pub fn check(self) -> Result<()> {
+        self.read().map(drop)
+    }
+
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unnecessary_wraps, reason = "only a GPU has something to say later")
+    )]
+    fn read(self) -> Result<Report> {
+        match self.0 {
+            State::Known(report) => Ok(report),
+            #[cfg(feature = "cuda")]
+            State::Pending(pending) => pending.finish(),
+        }
+    }
 }
 
 impl Crafted {

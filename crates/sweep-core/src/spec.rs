@@ -34,7 +34,8 @@ pub struct RunSpec {
     pub epochs: u32,
     /// Images an optimizer step (effective).
     pub batch_size: u32,
-    /// Images a forward pass; what fits the device. Results differ by rounding only, so it is no part of the identity.
+    /// Images a forward pass; what fits the device, so it is no part of the identity. Results differ by rounding, and where
+    /// the backbone has batch norms also because each of its batches has statistics of its own.
     pub micro_batch_size: MicroBatch,
     /// The numbers that the device computes with: part of the identity, since results differ by more than rounding.
     // What is at its default is not written, here and below, so that runs from before there was a choice keep their

@@ -286,6 +286,26 @@ KERNEL scale_tensors(const Size* table, Size rows) {
     });
 }
 
+// Tensors: from, to. to = min(1, limit / (sqrt(squares[0]) + stability)) * from; all is copied as it is where squares[0] is
+// not finite. Moves 8 bytes per element.
+KERNEL clip_tensors(const Size* table, Size rows, const double* squares, double limit, double stability) {
+    const Chunk chunk = chunk_of_block(table, rows);
+    const float* from = chunk.at<const float>(0);
+    float* to = chunk.at<float>(1);
+    const double total = *squares;
+    const double wanted = limit / (sqrt(total) + stability);
+    // The difference of what is not finite is NaN.
+    const float factor = total - total == 0.0 && wanted < 1.0 ? static_cast<float>(wanted) : 1.0f;
+    for_elements(chunk, [=](int i, auto width) {
+        constexpr int n = decltype(width)::count;
+        float values[n];
+        read(from, i, values);
+#pragma unroll
+        for (int k = 0; k < n; ++k) values[k] *= factor;
+        write(to, i, values);
+    });
+}
+
 // Tensor: values. partial[block] = the sum of the squares of its chunk, in double precision. Reads 4 bytes per element.
 KERNEL squares_of_chunks(const Size* table, Size rows, double* partial) {
     const Chunk chunk = chunk_of_block(table, rows);

@@ -120,6 +120,13 @@ void submit(void* stream, const char* operation, std::function<void()> work) {
     submit_to(*target, operation, std::move(work));
 }
 
+Wait::Wait() : was_idle(is_idle()) {}
+
+Wait::~Wait() {
+    ++counters().synchronizations;
+    if (!was_idle && is_idle()) ++counters().idle_waits;
+}
+
 }  // namespace emulated
 
 using namespace emulated;
@@ -129,6 +136,8 @@ using namespace emulated;
 // How often the host has waited for the device: stream, context and event synchronisations, synchronous copies, copies to or
 // from host memory that is not page-locked, and frees that synchronise.
 CUDA_API unsigned long long sweep_emulator_synchronizations() { return counters().synchronizations.load(); }
+// How many of these waits found a busy device and left it with nothing to do. Where streams are eager, none.
+CUDA_API unsigned long long sweep_emulator_idle_waits() { return counters().idle_waits.load(); }
 // Kernels launched so far; work of the libraries does not count.
 CUDA_API unsigned long long sweep_emulator_launches() { return counters().launches.load(); }
 // Bytes allocated on a physical device by this process, now and at most.
@@ -255,7 +264,7 @@ CUDA_API CUresult cuCtxGetDevice(CUdevice* device) {
 }
 CUDA_API CUresult cuCtxSynchronize() {
     if (current_context() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-    ++counters().synchronizations;
+    Wait wait;
     drain_all();
     return CUDA_SUCCESS;
 }
@@ -298,7 +307,7 @@ CUDA_API CUresult cuStreamDestroy_v2(CUstream handle) {
 CUDA_API CUresult cuStreamSynchronize(CUstream handle) {
     Stream* stream = find_stream(handle);
     if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    ++counters().synchronizations;
+    Wait wait;
     drain(*stream);
     return CUDA_SUCCESS;
 }
@@ -375,7 +384,7 @@ CUDA_API CUresult cuEventQuery(Event* event) {
 
 CUDA_API CUresult cuEventSynchronize(Event* event) {
     if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    ++counters().synchronizations;
+    Wait wait;
     drain_to(*event);
     return CUDA_SUCCESS;
 }

@@ -55,10 +55,16 @@ int current_device();
 // The stream behind a handle in the calling thread's context; null when either is missing.
 Stream* find_stream(CUstream handle);
 
-// Host synchronisations and launches so far.
+// Host synchronisations, those that made a busy device idle, and launches so far.
 struct Counters {
-    std::atomic<unsigned long long> synchronizations{0}, launches{0};
+    std::atomic<unsigned long long> synchronizations{0}, idle_waits{0}, launches{0};
 };
 Counters& counters();
+// A wait of the host, counted when it is over.
+struct Wait {
+    Wait();
+    ~Wait();
+    bool was_idle;
+};
 
 }  // namespace emulated

@@ -40,7 +40,7 @@ CUresult submit_copy(CUstream handle, const char* name, void* to, const void* fr
 CUresult copy_now(const char* name, void* to, const void* from, size_t bytes) {
     CUresult result = submit_copy(nullptr, name, to, from, bytes);
     if (result != CUDA_SUCCESS) return result;
-    ++counters().synchronizations;
+    Wait wait;
     drain(*find_stream(nullptr));
     return CUDA_SUCCESS;
 }
@@ -75,7 +75,7 @@ CUDA_API CUresult cuMemAllocFromPoolAsync(CUdeviceptr* address, size_t bytes, vo
 
 CUDA_API CUresult cuMemFree_v2(CUdeviceptr address) {
     if (address == 0) return CUDA_SUCCESS;
-    ++counters().synchronizations;
+    Wait wait;
     drain_all();
     return free_device(at(address)) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
@@ -164,7 +164,7 @@ CUDA_API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t 
     if (is_pinned(from, bytes)) return submit_copy(handle, "cuMemcpyHtoDAsync", at(to), from, bytes);
     Stream* stream = find_stream(handle);
     if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    if (bytes > INLINE_COPY) ++counters().synchronizations;
+    if (bytes > INLINE_COPY) Wait();
     const char* source = static_cast<const char*>(from);
     submit_to(*stream, "cuMemcpyHtoDAsync", [to, staged = std::vector<char>(source, source + bytes)] {
         std::memcpy(at(to), staged.data(), staged.size());
@@ -177,7 +177,7 @@ CUDA_API CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes,
     if (!reachable(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
     CUresult result = submit_copy(handle, "cuMemcpyDtoHAsync", to, at(from), bytes);
     if (result == CUDA_SUCCESS && !is_pinned(to, bytes)) {
-        ++counters().synchronizations;
+        Wait wait;
         drain(*find_stream(handle));
     }
     return result;

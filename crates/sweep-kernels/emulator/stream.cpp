@@ -128,4 +128,12 @@ bool is_complete(const Event& event) {
     return event.stream == nullptr || event.stream->completed >= event.position;
 }
 
+bool is_idle() {
+    std::lock_guard<std::recursive_mutex> lock(device_lock());
+    for (Stream* stream : streams().living) {
+        if (stream->completed < stream->submitted) return false;
+    }
+    return true;
+}
+
 }  // namespace emulated

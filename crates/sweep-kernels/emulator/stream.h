@@ -45,5 +45,7 @@ void drain_all();
 // Runs the stream up to the event's point.
 void drain_to(const Event& event);
 bool is_complete(const Event& event);
+// Whether all that was submitted is done.
+bool is_idle();
 
 }  // namespace emulated

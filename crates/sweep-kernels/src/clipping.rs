@@ -1,27 +1,38 @@
 //! Bounds the length of a gradient before an optimizer step.
 
-use crate::{Error, Gradients, Result};
+use crate::{Error, Gradients, Reading, Result};
 
 /// Added to the length that is divided by, as PyTorch's `clip_grad_norm_` does.
 const NORM_STABILITY: f64 = 1e-6;
 
+/// The norm that gradients had before they were clipped. On a GPU it is on its way.
+pub struct NormBefore {
+    squares: Reading,
+}
+
+impl NormBefore {
+    /// The norm, which may be not finite. Waits until it is there.
+    ///
+    /// # Errors
+    /// Failures of the device.
+    pub fn finish(self) -> Result<f64> {
+        Ok(self.squares.finish()?.to_vec1::<f64>()?[0].sqrt())
+    }
+}
+
 /// Scales all gradients down so that their Euclidean norm, over all parameters together, is at most `limit`, as
-/// PyTorch's `clip_grad_norm_`; shorter ones stay as they are, bit for bit. Returns the norm before.
+/// PyTorch's `clip_grad_norm_`; shorter ones stay as they are, bit for bit. Returns the norm before. Waits for no GPU.
 ///
-/// A norm that is not finite is returned as it is, and the gradients stay: what then happens is for the caller to say.
+/// Where the norm is not finite the gradients stay: what then happens is for the caller to say.
 ///
 /// # Errors
 /// [`Error::Setting`] unless `limit` is above 0.
-pub fn clip_norm(gradients: &mut Gradients, limit: f64) -> Result<f64> {
+pub fn clip_norm(gradients: &mut Gradients, limit: f64) -> Result<NormBefore> {
     if limit.is_nan() || limit <= 0.0 {
         return Err(Error::Setting { name: "limit", value: limit, expected: "a number above 0" });
     }
-    let norm = gradients.norm()?;
-    let factor = limit / (norm + NORM_STABILITY);
-    if norm.is_finite() && factor < 1.0 {
-        gradients.scale(factor)?;
-    }
-    Ok(norm)
+    let squares = gradients.clip(limit, NORM_STABILITY)?;
+    Ok(NormBefore { squares: Reading::new(&squares)? })
 }
 
 #[cfg(test)]
@@ -76,7 +87,7 @@ mod tests {
         for dtype in [DType::F32, DType::F64] {
             for (step, expected) in NORMS.iter().enumerate() {
                 let mut gradients = stored(step, dtype);
-                let norm = clip_norm(&mut gradients, 1.0).unwrap();
+                let norm = clip_norm(&mut gradients, 1.0).unwrap().finish().unwrap();
                 assert!((norm / expected - 1.0).abs() < RELATIVE, "step {step}: {norm}");
                 // What is added to the norm makes the result shorter by less than this part.
                 let after = gradients.norm().unwrap();
@@ -92,7 +103,7 @@ mod tests {
         clip_norm(&mut gradients, 11.0).unwrap();
         assert_eq!(values(&gradients), before);
         gradients.scale(f64::INFINITY).unwrap();
-        assert!(!clip_norm(&mut gradients, 1.0).unwrap().is_finite());
+        assert!(!clip_norm(&mut gradients, 1.0).unwrap().finish().unwrap().is_finite());
         assert!(values(&gradients).iter().any(|value| value.is_infinite()));
         for limit in [0.0, -1.0, f64::NAN] {
             assert!(matches!(clip_norm(&mut gradients, limit), Err(Error::Setting { .. })));

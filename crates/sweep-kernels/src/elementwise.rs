@@ -129,7 +129,7 @@ pub fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
 
 /// The sum of the squares of all elements, in f64.
 pub(crate) fn sum_of_squares(a: &Tensor) -> Result<f64> {
-    with_element!("sum of squares", a, T => sum_of_squares_typed::<T>(a), cuda => crate::cuda::sum_of_squares([a]))
+    with_element!("sum of squares", a, T => sum_of_squares_typed::<T>(a), cuda => crate::cuda::sum_of_squares(&[a]))
 }
 
 fn sum_of_squares_typed<T: Element>(a: &Tensor) -> Result<f64> {

@@ -41,6 +41,7 @@ mod native;
 mod optimizer;
 mod parameters;
 mod pool;
+mod reading;
 mod scale;
 mod softmax;
 mod stochastic;
@@ -55,7 +56,7 @@ pub use attention::SelfAttention;
 pub use average::move_average;
 pub use batch_norm::BatchNorm;
 pub use channels::ChannelsLast;
-pub use clipping::clip_norm;
+pub use clipping::{NormBefore, clip_norm};
 pub use convolution::Convolution;
 #[cfg(feature = "cuda")]
 pub use cuda::attack as attack_steps;
@@ -71,9 +72,10 @@ pub use loss::{CrossEntropy, Labels, cross_entropy, cross_entropy_of, mean_cross
 pub use optimizer::{AdamW, AdamWSettings, Optimizer, ParameterGroup, Sgd, SgdSettings};
 pub use parameters::{Compute, Gradients, ParameterId, Parameters, activations_to_full, full_to_activations};
 pub use pool::{MaxPool, MeanPool, PatchMerging};
+pub use reading::Reading;
 pub use scale::LayerScale;
 pub use stochastic::StochasticDepth;
 pub use tape::{BatchStatistics, Mode, Noise, StatisticsIds, Tape};
 pub use tokens::{ClassTokenAndPositions, SelectToken};
-pub use upload::Uploads;
+pub use upload::{Uploads, release_memory};
 pub use windows::{WindowMerge, WindowPartition, Windows};

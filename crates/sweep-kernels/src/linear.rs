@@ -11,6 +11,8 @@ use crate::{Activation, Error, Gradients, Layer, Mode, ParameterId, Parameters, 
 
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::affine;
 
 /// `activation(x Wᵀ + b)` over the last dimension of `x` (…, in); the result is (…, out).
 #[derive(Clone, Copy, Debug)]

@@ -401,22 +401,34 @@ impl Gradients {
 
     /// Multiplies every gradient by `factor` (the reciprocal of the number of micro batches, a clipping factor).
     pub fn scale(&mut self, factor: f64) -> Result<()> {
-        let slots = self.slots.iter_mut().filter_map(|slot| match slot {
-            Slot::Wanted(Some(gradient)) => Some(gradient),
-            _ => None,
-        });
-        let gradients: Vec<&mut Tensor> = slots.collect();
         #[cfg(feature = "cuda")]
-        if gradients.first().is_some_and(|gradient| gradient.device().is_cuda()) {
-            let originals: Vec<&Tensor> = gradients.iter().map(|gradient| &**gradient).collect();
-            let scaled = crate::cuda::scale_all(&originals, factor)?;
-            gradients.into_iter().zip(scaled).for_each(|(gradient, scaled)| *gradient = scaled);
+        if self.are_on_gpu() {
+            let scaled = crate::cuda::scale_all(&self.written(), factor)?;
+            self.replace(scaled);
             return Ok(());
         }
-        for gradient in gradients {
+        for gradient in self.written_mut() {
             *gradient = elementwise::scale(gradient, factor)?;
         }
         Ok(())
+    }
+
+    /// Scales all gradients down so that their norm, plus `stability`, is at most `limit`; those that are shorter, or whose
+    /// norm is not finite, stay as they are. Returns the square of the norm before, (1), where the gradients are.
+    pub(crate) fn clip(&mut self, limit: f64, stability: f64) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.are_on_gpu()
+            && let Some((clipped, squares)) = crate::cuda::clip_all(&self.written(), limit, stability)?
+        {
+            self.replace(clipped);
+            return Ok(squares);
+        }
+        let squares = self.squares()?;
+        let factor = limit / (squares.sqrt() + stability);
+        if squares.is_finite() && factor < 1.0 {
+            self.scale(factor)?;
+        }
+        Ok(Tensor::new(&[squares], &Device::Cpu)?)
     }
 
     /// The gradients that were written, in the order of the parameters.
@@ -429,11 +441,37 @@ impl Gradients {
 
     /// The Euclidean norm of all gradients together, summed in f64. On a GPU the one call here that waits for it.
     pub fn norm(&self) -> Result<f64> {
+        Ok(self.squares()?.sqrt())
+    }
+
+    fn squares(&self) -> Result<f64> {
         #[cfg(feature = "cuda")]
-        if self.iter().next().is_some_and(|(_, gradient)| gradient.device().is_cuda()) {
-            return Ok(crate::cuda::sum_of_squares(self.iter().map(|(_, gradient)| gradient))?.sqrt());
+        if self.are_on_gpu() {
+            return crate::cuda::sum_of_squares(&self.written());
         }
-        let squares = self.iter().map(|(_, gradient)| elementwise::sum_of_squares(gradient));
-        Ok(squares.sum::<Result<f64>>()?.sqrt())
+        self.iter().map(|(_, gradient)| elementwise::sum_of_squares(gradient)).sum()
+    }
+
+    fn written_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.slots.iter_mut().filter_map(|slot| match slot {
+            Slot::Wanted(gradient) => gradient.as_mut(),
+            Slot::Frozen => None,
+        })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn are_on_gpu(&self) -> bool {
+        self.iter().next().is_some_and(|(_, gradient)| gradient.device().is_cuda())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn written(&self) -> Vec<&Tensor> {
+        self.iter().map(|(_, gradient)| gradient).collect()
+    }
+
+    /// Puts others in the place of the gradients that were written.
+    #[cfg(feature = "cuda")]
+    fn replace(&mut self, others: Vec<Tensor>) {
+        self.written_mut().zip(others).for_each(|(gradient, other)| *gradient = other);
     }
 }

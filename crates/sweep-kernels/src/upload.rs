@@ -30,3 +30,17 @@ impl Uploads {
         Ok(Tensor::from_vec(values, shape, device)?)
     }
 }
+
+/// Gives memory back that was used on `device` and is not any more, once the device is done with it: for other processes on
+/// the same GPU. It is kept otherwise. Waits for the GPU; nothing happens on the CPU.
+///
+/// # Errors
+/// Failures of the device.
+pub fn release_memory(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::cuda::Gpu::new(device)?.release_memory();
+    }
+    let _ = device;
+    Ok(())
+}

@@ -1,6 +1,5 @@
 //! Slots on the GPUs that the driver of this machine lists, be it a real one or an emulated one.
 #![cfg(feature = "cuda")]
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use sweep_scheduler::{DevicesError, Slot, SlotRequest, every_gpu, gpus};
 

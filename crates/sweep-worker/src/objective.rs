@@ -2,49 +2,62 @@
 //!
 //! Works in f32 (training) and f64 (checking).
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use sweep_kernels::{
-    BatchStatistics, CrossEntropy, Gradients, Mode, Tape, add, cross_entropy, kullback_leibler, scale,
+    BatchStatistics, CrossEntropy, Gradients, Mode, Reading, Tape, add, cross_entropy, kullback_leibler,
+    scale,
 };
 use sweep_models::Model;
 
-use crate::Result;
 use crate::evaluate::count_correct;
+use crate::{Error, Result};
 
 /// What one micro batch adds to a step, besides its gradient.
-#[derive(Debug)]
 pub(crate) struct Contribution {
     pub(crate) outcome: Outcome,
     /// What the batch norms saw.
     pub(crate) statistics: Vec<BatchStatistics>,
 }
 
-/// The losses and predictions of a micro batch, where they were computed. On a GPU they may not be there yet: a step reads
-/// them when it has nothing left to enqueue.
-#[derive(Debug)]
+/// The losses and predictions of a micro batch. On a GPU they may still be on their way.
 pub(crate) struct Outcome {
     /// Cross entropy of each image (N).
-    losses: Tensor,
+    losses: Reading,
     /// Weight and value of each image's divergence (N).
-    divergence: Option<(f64, Tensor)>,
+    divergence: Option<(f64, Reading)>,
     /// Logits (N, classes) of the images that are counted: perturbed ones where there are any.
-    logits: Tensor,
+    logits: Reading,
     labels: Vec<u32>,
 }
 
 impl Outcome {
+    fn new(
+        losses: &Tensor,
+        divergence: Option<(f64, &Tensor)>,
+        logits: &Tensor,
+        labels: &[u32],
+    ) -> Result<Self> {
+        let divergence = divergence.map(|(weight, losses)| Ok::<_, Error>((weight, Reading::new(losses)?)));
+        Ok(Self {
+            losses: Reading::new(losses)?,
+            divergence: divergence.transpose()?,
+            logits: Reading::new(logits)?,
+            labels: labels.to_vec(),
+        })
+    }
+
     /// Returns the number of images.
     pub(crate) fn images(&self) -> usize {
         self.labels.len()
     }
 
-    /// Returns the sum of the losses and the number of images classified correctly. Waits for the device.
-    pub(crate) fn read(&self) -> Result<(f64, u32)> {
-        let mut loss = sum(&self.losses)?;
-        if let Some((weight, divergence)) = &self.divergence {
-            loss += weight * sum(divergence)?;
+    /// Returns the sum of the losses and the number of images classified correctly. Waits until they are there.
+    pub(crate) fn finish(self) -> Result<(f64, u32)> {
+        let mut loss = sum(&self.losses.finish()?)?;
+        if let Some((weight, divergence)) = self.divergence {
+            loss += weight * sum(&divergence.finish()?)?;
         }
-        Ok((loss, count_correct(&self.logits, &self.labels)?))
+        Ok((loss, count_correct(&self.logits.finish()?, &self.labels)?))
     }
 }
 
@@ -66,9 +79,9 @@ pub(crate) fn classify(
     let mut tape = Tape::recording();
     let logits = model.forward(images, &mut tape, mode)?.logits;
     let CrossEntropy { losses, gradient } = cross_entropy(&logits, labels)?;
+    let outcome = Outcome::new(&losses, None, &logits, labels)?;
     let statistics = tape.take_statistics();
     model.backward(scale(&gradient, into.weight)?, tape, into.gradients)?;
-    let outcome = Outcome { losses, divergence: None, logits, labels: labels.to_vec() };
     Ok(Contribution { outcome, statistics })
 }
 
@@ -92,6 +105,7 @@ pub(crate) fn trades(
     let logits = model.forward(perturbed, &mut perturbed_tape, mode)?.logits;
     let CrossEntropy { losses, gradient } = cross_entropy(&clean_logits, labels)?;
     let divergence = kullback_leibler(&clean_logits, &logits)?;
+    let outcome = Outcome::new(&losses, Some((beta, &divergence.losses)), &logits, labels)?;
     let mut statistics = clean_tape.take_statistics();
     statistics.extend(perturbed_tape.take_statistics());
 
@@ -101,17 +115,16 @@ pub(crate) fn trades(
     let clean_gradient =
         add(&scale(&gradient, into.weight)?, &scale(&divergence.clean_gradient, of_divergence)?)?;
     model.backward(clean_gradient, clean_tape, into.gradients)?;
-    let divergence = Some((beta, divergence.losses));
-    let outcome = Outcome { losses, divergence, logits, labels: labels.to_vec() };
     Ok(Contribution { outcome, statistics })
 }
 
 fn sum(losses: &Tensor) -> Result<f64> {
-    Ok(losses.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum())
+    Ok(losses.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum())
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
     use sweep_core::random::{Purpose, Stream};
     use sweep_kernels::Noise;
     use sweep_models::{Architecture, ResnetBlock, ResnetConfig, VitConfig};
@@ -174,7 +187,7 @@ mod tests {
         let mut gradients = Gradients::wanted(model.parameters());
         let mut into = Accumulation { gradients: &mut gradients, weight: 1.0 / IMAGES as f64 };
         let found = trades(model, [&clean, &perturbed], &labels, BETA, mode(0), &mut into).unwrap();
-        (found.outcome.read().unwrap().0 / IMAGES as f64, gradients)
+        (found.outcome.finish().unwrap().0 / IMAGES as f64, gradients)
     }
 
     /// All parameters move along a random direction; the slope of the loss is the sum of the products with the gradient.
@@ -218,7 +231,7 @@ mod tests {
         let both = trades(&model, [&clean, &clean], &labels, BETA, mode(0), &mut into).unwrap();
         let mut into = Accumulation { gradients: right, weight: 1.0 };
         let one = classify(&model, &clean, &labels, mode(0), &mut into).unwrap();
-        assert_eq!(both.outcome.read().unwrap(), one.outcome.read().unwrap());
+        assert_eq!(both.outcome.finish().unwrap(), one.outcome.finish().unwrap());
         for ((_, left), (_, right)) in gradients[0].iter().zip(gradients[1].iter()) {
             let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f64>().unwrap();
             assert_eq!(values(left), values(right));
@@ -241,7 +254,7 @@ mod tests {
             sum += trades(&model, images, labels, BETA, mode(first as u64), &mut into)
                 .unwrap()
                 .outcome
-                .read()
+                .finish()
                 .unwrap()
                 .0;
         }

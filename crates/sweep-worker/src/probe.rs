@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use sweep_core::event::FailureClass;
 use sweep_core::micro_batch::{doubled, usual};
 use sweep_core::spec::{Objective, OptimizerSpec, RunSpec};
-use sweep_kernels::{Gradients, Mode, Noise};
+use sweep_kernels::{Gradients, Mode, Noise, release_memory};
 use sweep_models::Model;
 
 use crate::objective::{Accumulation, classify, trades};
@@ -44,6 +44,8 @@ impl Trial<'_> {
             return Ok(usual(batch_size));
         }
         let found = largest_that_fits(batch_size, begun_with, |images| self.fits(images))?;
+        // What the largest trial took is not ours to keep: another run may share the GPU.
+        release_memory(self.device)?;
         found.ok_or(Error::NothingFits)
     }
 

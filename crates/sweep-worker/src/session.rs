@@ -22,6 +22,7 @@ use crate::files::remove_leftovers;
 use crate::history::History;
 use crate::probe::Trial;
 use crate::stop::Stop;
+use crate::train::Unread;
 use crate::{Arguments, Error, Result, compute, load, network, save, sharing};
 
 /// Everything an attempt works with.
@@ -41,6 +42,8 @@ pub(crate) struct Session<'a> {
     pub(crate) average: Option<Average>,
     pub(crate) optimizer: Box<dyn Optimizer>,
     pub(crate) position: Position,
+    /// What the last step has to say, if that was not read yet: `position` counts the step, but its sums lack it.
+    pub(crate) unread: Option<Unread>,
     pub(crate) log: &'a EventLog,
     history: History,
     sharing: Sharing,
@@ -152,6 +155,7 @@ impl<'a> Session<'a> {
             average,
             optimizer,
             position,
+            unread: None,
             log,
             history,
             sharing,
@@ -256,6 +260,7 @@ impl<'a> Session<'a> {
 
     /// Saves a checkpoint, unless the newest one is of the same place.
     fn save_checkpoint(&mut self) -> Result<()> {
+        self.settle()?;
         let (epochs, step) = self.position.place();
         if self.saved == (epochs, step) {
             return Ok(());

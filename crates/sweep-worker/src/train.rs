@@ -3,14 +3,14 @@
 
 use std::time::Instant;
 
-use candle_core::Tensor;
-use sweep_attacks::{Attack, Uniform, gaussian_start};
+use candle_core::{Device, Tensor};
+use sweep_attacks::{Attack, Crafting, PendingReport, Uniform, gaussian_start};
 use sweep_core::event::Phase;
 use sweep_core::random::{Purpose, Stream};
 use sweep_core::schedule::Moment;
 use sweep_core::spec::Objective;
 use sweep_data::{Augmenter, Batch, Batches, epoch_order};
-use sweep_kernels::{Gradients, Mode, Noise, clip_norm};
+use sweep_kernels::{Gradients, Mode, Noise, NormBefore, clip_norm};
 
 use crate::objective::{Accumulation, Contribution, Outcome, classify, trades};
 use crate::session::Session;
@@ -25,6 +25,16 @@ struct Epoch {
     attack: Attack,
     /// Optimizer steps.
     steps: u32,
+}
+
+/// What a step that was enqueued will have to say: whether its numbers were finite, and how well the model did.
+pub(crate) struct Unread {
+    /// The place of the step: completed epochs, and steps before it.
+    place: (u32, u32),
+    attacks: Vec<PendingReport>,
+    outcomes: Vec<Outcome>,
+    /// The norm of the gradient, where it is clipped.
+    norm: Option<NormBefore>,
 }
 
 impl Session<'_> {
@@ -45,18 +55,23 @@ impl Session<'_> {
             self.position.sums.seconds = before + begin.elapsed().as_secs_f64();
             self.save_if_due()?;
         }
+        self.settle()?;
+        self.position.sums.seconds = before + begin.elapsed().as_secs_f64();
         let (seconds, waited) = (begin.elapsed().as_secs_f64(), batches.waited().as_secs_f64());
         tracing::debug!(epoch = number, seconds, waited, "trained; waited for images");
         Ok(())
     }
 
     /// One optimizer step. The last step of an epoch takes the images that are left and averages over those.
+    ///
+    /// On a GPU the step is enqueued, and what it has to say is read when the next one is enqueued too: the GPU never waits
+    /// for the host to look at a number.
     fn step(&mut self, epoch: &Epoch, batches: &mut Batches) -> Result<()> {
         let done = self.position.step * self.spec.batch_size;
         let images = self.spec.batch_size.min(self.dataset.train().len() - done);
         let mut gradients = Gradients::wanted(self.model.parameters());
-        let (mut statistics, mut outcomes) = (Vec::new(), Vec::new());
-        let mut sums = self.position.sums;
+        let (place, mut statistics) = (self.position.place(), Vec::new());
+        let mut unread = Unread { place, attacks: Vec::new(), outcomes: Vec::new(), norm: None };
         let mut seen = 0;
         while seen < images {
             // A step that is broken off here has changed nothing and is done again.
@@ -65,92 +80,104 @@ impl Session<'_> {
             let first = seen;
             seen += batch.len() as u32;
             let mut into = Accumulation { gradients: &mut gradients, weight: 1.0 / f64::from(images) };
-            let contribution = self.accumulate(epoch, batch, first, &mut into)?;
+            let contribution = self.accumulate(epoch, batch, first, &mut into, &mut unread.attacks)?;
             statistics.extend(contribution.statistics);
-            outcomes.push(contribution.outcome);
+            unread.outcomes.push(contribution.outcome);
         }
-        for outcome in outcomes {
-            let (loss, correct) = self.read(&outcome)?;
-            sums.loss += loss;
-            sums.correct += correct;
-        }
-        sums.seen += images;
-        self.clip(&mut gradients)?;
+        unread.norm = self.spec.clip_norm.map(|limit| clip_norm(&mut gradients, limit)).transpose()?;
         let multiplier = self.learning_rate_multiplier(epoch.steps);
         self.model.update_statistics(&statistics)?;
         self.optimizer.step(self.model.parameters_mut(), &gradients, multiplier)?;
         if let Some(average) = &mut self.average {
             average.update(self.model.parameters())?;
         }
-        self.position.sums = sums;
         self.position.step += 1;
+        self.settle()?;
+        self.unread = Some(unread);
+        if self.device.is_cpu() {
+            self.settle()?;
+        }
         self.log.at(Phase::Training, self.position.epoch(), self.position.step, epoch.steps);
         Ok(())
     }
 
-    fn clip(&self, gradients: &mut Gradients) -> Result<()> {
-        let Some(limit) = self.spec.clip_norm else { return Ok(()) };
-        let norm = clip_norm(gradients, limit)?;
-        let (epoch, step) = self.position.place();
-        if norm.is_finite() { Ok(()) } else { Err(Error::GradientNotFinite { epoch, step, norm }) }
+    /// Takes in what the last step has to say, once the device is done with it. Nothing is saved before.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        let Some(Unread { place: (epoch, step), attacks, outcomes, norm }) = self.unread.take() else {
+            return Ok(());
+        };
+        attacks.into_iter().try_for_each(PendingReport::check)?;
+        let sums = &mut self.position.sums;
+        for outcome in outcomes {
+            let images = outcome.images();
+            let (loss, correct) = outcome.finish()?;
+            if !loss.is_finite() {
+                let loss = loss / images as f64;
+                return Err(Error::Diverged { phase: Phase::Training, epoch, step, loss });
+            }
+            sums.loss += loss;
+            sums.correct += correct;
+            sums.seen += images as u32;
+        }
+        match norm.map(NormBefore::finish).transpose()? {
+            Some(norm) if !norm.is_finite() => Err(Error::GradientNotFinite { epoch, step, norm }),
+            _ => Ok(()),
+        }
     }
 
-    /// Adds the gradient of one micro batch, which begins with image `first` of a step.
+    /// Adds the gradient of one micro batch, which begins with image `first` of a step, and what its attack will have to
+    /// say to `attacks`.
     fn accumulate(
         &mut self,
         epoch: &Epoch,
         batch: Batch,
         first: u32,
         into: &mut Accumulation<'_>,
+        attacks: &mut Vec<PendingReport>,
     ) -> Result<Contribution> {
         let Batch { images: pixels, labels, indices } = batch;
+        let epsilon = self.epsilon(epoch.steps);
+        let start = self.start(epoch, epsilon, &pixels, &indices)?;
         let clean = compute::images(&mut self.uploads, pixels, self.dataset.image_size(), &self.device)?;
         let mode = Mode::Train(Noise::new(self.noise_seed(), first.into()));
-        let perturbed = self.perturb(epoch, &clean, &labels, &indices)?;
-        match (self.spec.objective, &perturbed) {
-            (_, None) => classify(&self.model, &clean, &labels, mode, into),
-            (Objective::Adversarial, Some(images)) => classify(&self.model, images, &labels, mode, into),
-            (Objective::Trades { beta }, Some(images)) => {
-                trades(&self.model, [&clean, images], &labels, beta, mode, into)
-            }
+        if epsilon == 0.0 {
+            return classify(&self.model, &clean, &labels, mode, into);
+        }
+        let start = start.as_ref().unwrap_or(&clean);
+        let Crafting { images, report } =
+            epoch.attack.begin_from(&self.model, &clean, start, &labels, epsilon)?;
+        attacks.push(report);
+        match self.spec.objective {
+            Objective::Adversarial => classify(&self.model, &images, &labels, mode, into),
+            Objective::Trades { beta } => trades(&self.model, [&clean, &images], &labels, beta, mode, into),
         }
     }
 
-    /// Reads the losses of a micro batch, which must be finite.
-    fn read(&self, outcome: &Outcome) -> Result<(f64, u32)> {
-        let (loss, correct) = outcome.read()?;
-        if loss.is_finite() {
-            Ok((loss, correct))
-        } else {
-            Err(self.diverged(Phase::Training, loss / outcome.images() as f64))
-        }
-    }
-
-    /// Attacks a micro batch whose images have the numbers `indices`; `None` where epsilon is 0.
-    fn perturb(
-        &self,
+    /// Returns where an attack within `epsilon` on the images that have these `pixels` and numbers begins; `None` for the
+    /// images themselves. Drawn on the host, whatever the device.
+    fn start(
+        &mut self,
         epoch: &Epoch,
-        clean: &Tensor,
-        labels: &[u32],
+        epsilon: f64,
+        pixels: &[f32],
         indices: &[u32],
     ) -> Result<Option<Tensor>> {
-        let epsilon = self.epsilon(epoch.steps);
-        if epsilon == 0.0 {
+        if epsilon == 0.0 || !matches!(self.spec.objective, Objective::Trades { .. }) {
             return Ok(None);
         }
-        let crafted = match self.spec.objective {
-            Objective::Adversarial => epoch.attack.craft(&self.model, clean, labels, epsilon)?,
-            Objective::Trades { .. } => {
-                let (seed, epoch_number) = (self.spec.seed, self.position.epoch().into());
-                let noise = |image: usize| -> Uniform {
-                    let mut stream = Stream::new(seed, Purpose::Attack, epoch_number, indices[image].into());
-                    Box::new(move || stream.uniform())
-                };
-                let starts = gaussian_start(epoch.attack.norm(), clean, TRADES_START, epsilon, &noise)?;
-                epoch.attack.craft_from(&self.model, clean, &starts, labels, epsilon)?
-            }
+        let (seed, number, side) = (self.spec.seed, self.position.epoch().into(), self.dataset.image_size());
+        let noise = |image: usize| -> Uniform {
+            let mut stream = Stream::new(seed, Purpose::Attack, number, indices[image].into());
+            Box::new(move || stream.uniform())
         };
-        Ok(Some(crafted.images))
+        let shape = (indices.len(), 3, side as usize, side as usize);
+        let clean = Tensor::from_slice(pixels, shape, &Device::Cpu)?;
+        let start = gaussian_start(epoch.attack.norm(), &clean, TRADES_START, epsilon, &noise)?;
+        if self.device.is_cpu() {
+            return Ok(Some(start));
+        }
+        let start = start.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Some(compute::images(&mut self.uploads, start, side, &self.device)?))
     }
 
     /// Returns the radius of the current step, of `steps` in the epoch; after the last one, that of the last.

@@ -72,13 +72,14 @@ fn clean_pass(
     let mut walk = Walk::new(one_query, images, None, None, aims.goals())?;
     walk.inspect(false)?;
     walk.answer(&logits, None)?;
-    let log = walk.read()?;
+    let log = walk.log()?.finish()?;
     check_pixels(&log.inspected())?;
     let answers = aims.labels().iter().enumerate().map(|(sample, &label)| {
         let (loss, prediction) = (log.answer(0, sample).loss.into(), log.answer(0, sample).prediction);
-        match f64::is_finite(loss) {
-            true => Ok(Outcome::of_clean(prediction, label, loss)),
-            false => Err(Error::NonFiniteLoss { sample, query: 0, loss }),
+        if f64::is_finite(loss) {
+            Ok(Outcome::of_clean(prediction, label, loss))
+        } else {
+            Err(Error::NonFiniteLoss { sample, query: 0, loss })
         }
     });
     answers.collect()
@@ -157,7 +158,7 @@ impl Ledger<'_> {
         let effort = search.effort();
         let walk = search.into_walk();
         let mut choices = vec![Choice::Neither; self.outcomes.len()];
-        for (image, trajectory) in trajectories(&walk.read()?, plan, aims.labels(), images)? {
+        for (image, trajectory) in trajectories(&walk.log()?.finish()?, plan, aims.labels(), images)? {
             let is_first = !std::mem::replace(&mut self.is_searched[image], true);
             choices[image] = match self.outcomes[image].merge(&trajectory, is_first) {
                 Found::Nothing => Choice::Neither,

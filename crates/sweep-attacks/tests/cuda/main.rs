@@ -2,6 +2,7 @@
 //!
 //! Runs on a real GPU, or on the emulated device (`cargo xtask emulate -- cargo test -p sweep-attacks --features cuda`).
 #![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod equality;
 mod errors;

@@ -61,7 +61,7 @@ fn waits(mut work: impl FnMut()) -> Option<u64> {
 }
 
 #[test]
-fn crafting_waits_once() {
+fn crafting_waits_once_and_its_beginning_never() {
     let clean = images(1, [4, 3, 8, 8]).to_device(&device()).unwrap();
     let logits = Tensor::new(&[[1.0_f32, 0.5, 0.25, 0.0]; 4], &device()).unwrap();
     let model = Constant { logits, gradient: images(2, [4, 3, 8, 8]).to_device(&device()).unwrap() };
@@ -71,6 +71,14 @@ fn crafting_waits_once() {
         let craft = || drop(attack.craft(&model, &clean, &[0; 4], 0.1).unwrap());
         if let Some(waits) = waits(craft) {
             assert!(waits <= 1, "{norm:?} {loss:?}: {waits}");
+        }
+        let mut begun = Vec::new();
+        let begin = || begun.push(attack.begin(&model, &clean, &[0; 4], 0.1).unwrap());
+        if let Some(waits) = waits(begin) {
+            assert_eq!(waits, 0, "{norm:?} {loss:?}");
+        }
+        for crafting in begun {
+            crafting.report.check().unwrap();
         }
     }
 }

@@ -40,7 +40,12 @@ int cuCtxSynchronize();
 int cuStreamCreate(void**, unsigned);
 int cuStreamSynchronize(void*);
 int cuStreamDestroy_v2(void*);
+int cuEventCreate(void**, unsigned);
+int cuEventRecord(void*, void*);
+int cuEventSynchronize(void*);
+int cuEventDestroy_v2(void*);
 unsigned long long sweep_emulator_synchronizations();
+unsigned long long sweep_emulator_idle_waits();
 unsigned long long sweep_emulator_launches();
 
 int cublasCreate_v2(void**);
@@ -529,6 +534,17 @@ void test_streams() {
     MUST(cuStreamSynchronize(stream));
     check(sweep_emulator_synchronizations() == before + 1, "a stream synchronisation is counted");
     check(values[0] == 7.0f && values[count - 1] == 7.0f, "copy, kernel and copy in the order of the stream");
+    void* event;
+    MUST(cuEventCreate(&event, 2));
+    MUST(cuEventRecord(event, stream));
+    MUST(cuMemcpyDtoHAsync_v2(host, data.address, count * 4, stream));
+    auto idle = sweep_emulator_idle_waits();
+    MUST(cuEventSynchronize(event));
+    bool lazy = mode != nullptr && std::strcmp(mode, "lazy") == 0;
+    check(sweep_emulator_idle_waits() == idle, "a wait for a point with work after it leaves the device busy");
+    MUST(cuStreamSynchronize(stream));
+    check(sweep_emulator_idle_waits() == idle + (lazy ? 1 : 0), "a wait for everything leaves it idle");
+    MUST(cuEventDestroy_v2(event));
     MUST(cuMemFreeHost(host));
     MUST(cuStreamDestroy_v2(stream));
 }

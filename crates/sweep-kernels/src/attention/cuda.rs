@@ -229,10 +229,8 @@ impl Call<'_> {
     fn simt_backward(&self, pass: &Backward<'_>, wants_table: bool) -> Result<Option<Tensor>> {
         let shape = self.simt_shape();
         let tiles = self.sizes.tokens.div_ceil(shape.tile);
-        let groups = match wants_table {
-            true => self.groups(tiles),
-            false => Groups { count: self.sizes.images, images: 1 },
-        };
+        let groups =
+            if wants_table { self.groups(tiles) } else { Groups { count: self.sizes.images, images: 1 } };
         let sums = self.sums(groups.count * tiles, wants_table)?;
         let common = self.arguments(&pass.tensors(), true)?;
         let rest = [self.gpu.at_or_none(sums.as_ref())?, self.sizes.images.into(), groups.images.into()];

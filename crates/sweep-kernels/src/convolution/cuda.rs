@@ -152,20 +152,11 @@ impl Job<'_> {
                 plan.run(self.gpu, pass, &x, filter, &y)?;
             } else {
                 let rest = crate::cuda::plan(self.gpu, self.sizes(count), self.dtype, self.compute())?;
-                let rest = rest.ok_or_else(|| self.refused(count))?;
+                let rest = rest.ok_or_else(|| refused(count))?;
                 rest.run(self.gpu, pass, &x, filter, &y)?;
             }
         }
         Ok(())
-    }
-
-    /// cuDNN does many images of this shape but not `count`.
-    fn refused(&self, count: usize) -> crate::Error {
-        crate::Error::Shape {
-            operation: "Convolution",
-            got: vec![count],
-            expected: "a number of images that cuDNN has a deterministic algorithm for".to_owned(),
-        }
     }
 
     /// The gradient in the dtype of activations, as cuDNN gives it, summed in F32 within a part of the batch.
@@ -183,14 +174,19 @@ impl Job<'_> {
         let weight = self.parameters.converted(self.layer.weight, self.dtype)?;
         let weight = Matrix::new(&weight, outputs, channels).transposed();
         let product = Product::new(Matrix::new(x, self.geometry.pixels(), channels), weight, self.compute());
-        self.finish(product, Matrix::new(y, self.geometry.pixels(), outputs))
+        self.finish(product, Matrix::new(y, self.geometry.pixels(), outputs), y)
     }
 
-    /// `out = product + bias`.
-    fn finish(&self, product: Product<'_>, out: Matrix<'_>) -> Result<()> {
+    /// `out = product + bias`, where `out` is all of `y`.
+    fn finish(&self, product: Product<'_>, out: Matrix<'_>, y: &Tensor) -> Result<()> {
         match self.layer.bias {
-            Some(id) => product.into_with_bias(self.gpu, out, &self.parameters.converted(id, self.dtype)?),
-            None => product.into(self.gpu, out),
+            Some(id) if product.takes_bias(self.gpu, &out)? => {
+                product.into_with_bias(self.gpu, out, &self.parameters.converted(id, self.dtype)?)
+            }
+            _ => {
+                product.into(self.gpu, out)?;
+                self.add_bias(y)
+            }
         }
     }
 
@@ -264,7 +260,7 @@ impl Job<'_> {
             let filters = self.filters_of(&filter, group).transposed();
             let product = Product::new(rows, filters, self.compute());
             let out = self.part(y, first, images, group);
-            if is_whole { self.finish(product, out) } else { product.into(self.gpu, out) }
+            if is_whole { self.finish(product, out, y) } else { product.into(self.gpu, out) }
         })?;
         if is_whole { Ok(()) } else { self.add_bias(y) }
     }
@@ -386,5 +382,14 @@ impl Job<'_> {
         let arguments =
             [self.gpu.at(y)?, bias, rows.into(), channels.into(), per_block.into(), walk.packed()];
         self.gpu.launch_typed("convolution_bias", self.dtype, grid, &arguments)
+    }
+}
+
+/// cuDNN does many images of a shape but not `count`.
+fn refused(count: usize) -> crate::Error {
+    crate::Error::Shape {
+        operation: "Convolution",
+        got: vec![count],
+        expected: "a number of images that cuDNN has a deterministic algorithm for".to_owned(),
     }
 }

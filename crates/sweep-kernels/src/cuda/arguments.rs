@@ -9,6 +9,8 @@ pub(crate) enum Argument {
     Size(i64),
     /// `float`.
     Scalar(f32),
+    /// `double`.
+    Double(f64),
 }
 
 impl Argument {
@@ -21,6 +23,7 @@ impl Argument {
             Self::Pointer(value) => std::ptr::from_mut(value).cast(),
             Self::Size(value) => std::ptr::from_mut(value).cast(),
             Self::Scalar(value) => std::ptr::from_mut(value).cast(),
+            Self::Double(value) => std::ptr::from_mut(value).cast(),
         }
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! This is the arithmetic alone: what an attack means, what is an error and what is reported is decided by the crate
 //! `sweep-attacks`. A [`Walk`] is one search of all images; between its calls the caller asks the classifier. Nothing waits
-//! for the GPU but [`Walk::read`], [`Walk::read_answers`] and [`Inspection::read`].
+//! for the GPU but [`PendingLog::finish`], [`Walk::read_answers`] and [`Inspection::read`].
 
-use candle_core::cuda_backend::cudarc::driver::result;
 use candle_core::{DType, Device, Tensor};
 
-use super::{Argument, Gpu, Grid, convert, failure};
-use crate::{Error, Result};
+use super::{Argument, Gpu, Grid, convert};
+use crate::{Error, Reading, Result};
 
 /// Words that are logged for each image and query (`Field` in `cuda/attack.cu`).
 const FIELDS: usize = 5;
@@ -182,18 +181,6 @@ fn picked(gpu: &Gpu, name: &str, from: &Tensor, list: Option<&Tensor>) -> Result
     Ok(to)
 }
 
-/// Words of the GPU, once everything that was enqueued before is done.
-fn read_words(gpu: &Gpu, words: &Tensor) -> Result<Vec<u32>> {
-    let mut host = vec![0_u32; words.elem_count()];
-    gpu.stream().context().bind_to_thread().map_err(failure)?;
-    // SAFETY: the tensor has as many words as the buffer, on the stream's device. It lives on until the stream
-    // has been waited for.
-    unsafe { result::memcpy_dtoh_async(&mut host, gpu.address(words)?, gpu.stream().cu_stream()) }
-        .map_err(failure)?;
-    gpu.stream().synchronize().map_err(failure)?;
-    Ok(host)
-}
-
 /// What is wrong with the images of a batch and how far points are from them, found out on the GPU.
 #[derive(Debug)]
 pub struct Inspection {
@@ -236,7 +223,7 @@ impl Inspection {
     /// # Errors
     /// Failures of the driver.
     pub fn read(&self) -> Result<Vec<Inspected>> {
-        Ok(inspected(&read_words(&Gpu::of(&self.report)?, &self.report)?))
+        Ok(inspected(&words(Reading::new(&self.report)?)?))
     }
 }
 
@@ -391,7 +378,7 @@ impl Walk {
     /// # Errors
     /// Failures of the driver.
     pub fn read_answers(&self) -> Result<Vec<Answer>> {
-        let log = Log { words: read_words(&self.gpu, &self.slot()?)?, count: self.count(), queries: 1 };
+        let log = Log { words: words(Reading::new(&self.slot()?)?)?, count: self.count(), queries: 1 };
         Ok((0..log.count).map(|image| log.answer(0, image)).collect())
     }
 
@@ -542,14 +529,35 @@ impl Walk {
         gpu.launch("attack_select", self.cut.grid(self.count())?, &arguments)
     }
 
-    /// The whole log. Waits for the GPU, once.
+    /// The whole log, as it is after what was enqueued so far. Waits for nothing.
     ///
     /// # Errors
     /// Failures of the driver.
-    pub fn read(&self) -> Result<Log> {
-        let words = read_words(&self.gpu, &self.log)?;
-        Ok(Log { words, count: self.count(), queries: self.asked })
+    pub fn log(&self) -> Result<PendingLog> {
+        Ok(PendingLog { words: Reading::new(&self.log)?, count: self.count(), queries: self.asked })
     }
+}
+
+/// A [`Log`] on its way to the host.
+pub struct PendingLog {
+    words: Reading,
+    count: usize,
+    queries: usize,
+}
+
+impl PendingLog {
+    /// The log. Waits until it is there.
+    ///
+    /// # Errors
+    /// Failures of the driver.
+    pub fn finish(self) -> Result<Log> {
+        let Self { words: reading, count, queries } = self;
+        Ok(Log { words: words(reading)?, count, queries })
+    }
+}
+
+fn words(reading: Reading) -> Result<Vec<u32>> {
+    Ok(reading.finish()?.to_vec1()?)
 }
 
 /// Which of the points of a [`Walk`] is meant.

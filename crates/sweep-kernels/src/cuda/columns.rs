@@ -33,7 +33,8 @@ pub(crate) fn is_packed(gpu: &Gpu, width: usize, dtype: DType, tensors: &[&Tenso
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Columns {
     rows: usize,
-    columns: usize,
+    /// Columns.
+    width: usize,
     /// Blocks that share a column, each with rows of its own.
     row_blocks: usize,
     tiles: usize,
@@ -55,7 +56,7 @@ impl Columns {
         let tiles = threads.div_ceil(lanes);
         let least_rows = ROWS_PER_THREAD * THREADS / lanes;
         let row_blocks = BLOCKS.div_ceil(tiles).min(rows.div_ceil(least_rows)).max(1);
-        Self { rows, columns, row_blocks, tiles, lanes, is_packed: width > 1 }
+        Self { rows, width: columns, row_blocks, tiles, lanes, is_packed: width > 1 }
     }
 
     pub(crate) fn grid(&self) -> Grid {
@@ -69,12 +70,12 @@ impl Columns {
     /// Rows, columns, rows of a block, and whether rows are whole packs: the last arguments of all such kernels.
     pub(crate) fn arguments(&self) -> [Argument; 4] {
         let rows_per_block = self.rows.div_ceil(self.row_blocks);
-        [self.rows.into(), self.columns.into(), rows_per_block.into(), usize::from(self.is_packed).into()]
+        [self.rows.into(), self.width.into(), rows_per_block.into(), usize::from(self.is_packed).into()]
     }
 
     /// Room for `sums` sums per column of each block.
     pub(crate) fn partial(&self, gpu: &Gpu, sums: usize) -> Result<Tensor> {
-        gpu.empty((sums, self.row_blocks, self.columns), DType::F32)
+        gpu.empty((sums, self.row_blocks, self.width), DType::F32)
     }
 
     /// Adds up the sum number `index` of [`Columns::partial`] after the kernel that wrote it: (columns).
@@ -82,13 +83,13 @@ impl Columns {
         let part = partial.narrow(0, index, 1)?;
         // A tensor of its own is 16-byte aligned, whatever the number of columns.
         if self.row_blocks == 1 && index == 0 {
-            return Ok(part.reshape(self.columns)?);
+            return Ok(part.reshape(self.width)?);
         }
         let gpu = Gpu::of(partial)?;
-        let sums = gpu.empty(self.columns, DType::F32)?;
+        let sums = gpu.empty(self.width, DType::F32)?;
         // One block per tile sums all there is, in one order.
-        let last = Self { rows: self.row_blocks, row_blocks: 1, ..Self::new(&gpu, self.columns, &[&part])? };
-        last.sum_into(&gpu, &part, &sums, self.columns)?;
+        let last = Self { rows: self.row_blocks, row_blocks: 1, ..Self::new(&gpu, self.width, &[&part])? };
+        last.sum_into(&gpu, &part, &sums, self.width)?;
         Ok(sums)
     }
 

@@ -8,13 +8,17 @@ use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublaslt::sys as lt;
-use candle_core::cuda_backend::cudarc::driver::sys::{CUdeviceptr, CUfunction, CUmodule};
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    CUdeviceptr, CUfunction, CUmemPool_attribute, CUmemoryPool, CUmodule, cuDeviceGetDefaultMemPool,
+    cuMemPoolSetAttribute, cuMemPoolTrimTo,
+};
 use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtr, result};
 use candle_core::cuda_backend::cudarc::{cublas, cublaslt};
 use candle_core::cuda_backend::{CudaDevice, CudaStorageSlice, DeviceId};
 use candle_core::{DType, Device, Shape, Storage, Tensor};
 
 use super::dnn::Library;
+use super::locked::Locked;
 use super::product::Plans;
 use super::{Argument, Grid};
 use crate::{Error, Result};
@@ -58,6 +62,8 @@ struct Context {
     workspace: Tensor,
     /// cuDNN, loaded by the first convolution that needs it.
     dnn: OnceCell<Library>,
+    /// Page-locked memory that no download uses now.
+    locked: RefCell<Vec<Locked>>,
 }
 
 impl Gpu {
@@ -80,13 +86,12 @@ impl Gpu {
         // Libraries make their handles in whatever context is bound.
         cuda.cuda_stream().context().bind_to_thread().map_err(failure)?;
         let known = CONTEXTS.with_borrow(|contexts| contexts.get(&cuda.id()).cloned());
-        let context = match known {
-            Some(context) => context,
-            None => {
-                let context = Rc::new(Context::new(device, cuda)?);
-                CONTEXTS.with_borrow_mut(|contexts| contexts.insert(cuda.id(), context.clone()));
-                context
-            }
+        let context = if let Some(context) = known {
+            context
+        } else {
+            let context = Rc::new(Context::new(device, cuda)?);
+            CONTEXTS.with_borrow_mut(|contexts| contexts.insert(cuda.id(), context.clone()));
+            context
         };
         Ok(Self { device: device.clone(), context })
     }
@@ -123,6 +128,27 @@ impl Gpu {
     /// Scratch memory and its size in bytes; whatever is enqueued may use it, one after the other.
     pub(crate) fn workspace(&self) -> Result<(CUdeviceptr, usize)> {
         Ok((self.address(&self.context.workspace)?, WORKSPACE_BYTES))
+    }
+
+    /// Spare page-locked memory of at least `bytes` bytes; the smallest there is.
+    pub(super) fn take_locked(&self, bytes: usize) -> Option<Locked> {
+        let mut spare = self.context.locked.borrow_mut();
+        let fitting = spare.iter().enumerate().filter(|(_, buffer)| buffer.bytes() >= bytes);
+        let (index, _) = fitting.min_by_key(|(_, buffer)| buffer.bytes())?;
+        Some(spare.swap_remove(index))
+    }
+
+    /// Takes page-locked memory back.
+    pub(super) fn keep_locked(&self, buffer: Locked) {
+        self.context.locked.borrow_mut().push(buffer);
+    }
+
+    /// Gives memory back to the system that was freed. Waits.
+    pub(crate) fn release_memory(&self) -> Result<()> {
+        self.stream().synchronize().map_err(failure)?;
+        let Some(pool) = pool(self.stream())? else { return Ok(()) };
+        // SAFETY: the pool is the device's own, and what is in use stays.
+        unsafe { cuMemPoolTrimTo(pool, 0) }.result().map_err(failure)
     }
 
     /// A tensor whose elements are whatever the memory held: for outputs that are written completely.
@@ -262,6 +288,7 @@ impl Context {
             plans: RefCell::default(),
             workspace,
             dnn: OnceCell::new(),
+            locked: RefCell::default(),
         })
     }
 
@@ -323,22 +350,26 @@ fn lend_workspace(
         .map_err(failure)
 }
 
-/// Lets the driver keep memory that was freed, instead of giving it back to the system whenever somebody waits.
-fn keep_freed_memory(stream: &CudaStream) -> Result<()> {
-    use candle_core::cuda_backend::cudarc::driver::sys::{self, CUmemPool_attribute};
+/// The pool that memory comes from, where there is one.
+fn pool(stream: &CudaStream) -> Result<Option<CUmemoryPool>> {
     if !stream.context().has_async_alloc() {
-        return Ok(());
+        return Ok(None);
     }
     let mut pool = std::ptr::null_mut();
+    // SAFETY: the call writes to a local of the type that the driver documents for it.
+    unsafe { cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device()) }
+        .result()
+        .map_err(failure)?;
+    Ok(Some(pool))
+}
+
+/// Lets the driver keep memory that was freed, instead of giving it back to the system whenever somebody waits.
+fn keep_freed_memory(stream: &CudaStream) -> Result<()> {
+    let Some(pool) = pool(stream)? else { return Ok(()) };
     let mut threshold = u64::MAX;
     let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: both calls write to or read from locals of the type that the driver documents for them.
-    unsafe {
-        sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device())
-            .result()
-            .map_err(failure)?;
-        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().map_err(failure)
-    }
+    // SAFETY: the call reads a local of the type that the driver documents for the attribute.
+    unsafe { cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()) }.result().map_err(failure)
 }
 
 impl Drop for Context {

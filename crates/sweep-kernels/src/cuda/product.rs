@@ -11,36 +11,29 @@ use super::{Gpu, failure};
 use crate::parameters::Compute;
 use crate::{Error, Result};
 
-/// A row-major matrix, or a batch of them, inside a contiguous tensor.
+/// A row-major matrix inside a contiguous tensor.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     tensor: &'a Tensor,
-    /// Element of the tensor that the first matrix begins with.
+    /// Element of the tensor that it begins with.
     first: usize,
     /// Rows and columns as they lie in memory.
     rows: usize,
     columns: usize,
     /// Elements from one row to the next.
     row_stride: usize,
-    /// Elements from one matrix of the batch to the next; 0 repeats the same matrix.
-    batch_stride: usize,
     is_transposed: bool,
 }
 
 impl<'a> Matrix<'a> {
     /// The first `rows · columns` elements of `tensor`.
     pub(crate) fn new(tensor: &'a Tensor, rows: usize, columns: usize) -> Self {
-        Self { tensor, first: 0, rows, columns, row_stride: columns, batch_stride: 0, is_transposed: false }
+        Self { tensor, first: 0, rows, columns, row_stride: columns, is_transposed: false }
     }
 
     /// The same from element `first` on, with `row_stride` elements from one row to the next.
     pub(crate) fn strided(self, first: usize, row_stride: usize) -> Self {
         Self { first, row_stride, ..self }
-    }
-
-    /// The same repeated with a distance of `batch_stride` elements.
-    pub(crate) fn batched(self, batch_stride: usize) -> Self {
-        Self { batch_stride, ..self }
     }
 
     /// The transposed matrix; nothing is moved.
@@ -53,17 +46,17 @@ impl<'a> Matrix<'a> {
         if self.is_transposed { (self.columns, self.rows) } else { (self.rows, self.columns) }
     }
 
-    /// Checks that `batch` such matrices lie inside the tensor, and that cuBLAS can count their rows and columns.
-    fn check(&self, batch: usize) -> Result<()> {
-        let last_row = (batch.max(1) - 1) * self.batch_stride + (self.rows.max(1) - 1) * self.row_stride;
+    /// Checks that it lies inside the tensor, and that cuBLAS can count its rows and columns.
+    fn check(&self) -> Result<()> {
+        let last_row = (self.rows.max(1) - 1) * self.row_stride;
         let is_inside = self.first + last_row + self.columns <= self.tensor.elem_count();
         let most = c_int::MAX as usize;
-        let is_counted = self.rows.max(self.columns).max(self.row_stride) <= most && batch <= most;
+        let is_counted = self.rows.max(self.columns).max(self.row_stride) <= most;
         if is_inside && is_counted && self.row_stride >= self.columns {
             return Ok(());
         }
-        let got = vec![batch, self.rows, self.columns, self.row_stride];
-        let expected = format!("(batch, rows, columns, row stride) inside {:?}", self.tensor.dims());
+        let got = vec![self.rows, self.columns, self.row_stride];
+        let expected = format!("(rows, columns, row stride) inside {:?}", self.tensor.dims());
         Err(Error::Shape { operation: "product", got, expected })
     }
 
@@ -73,14 +66,12 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `out = factor · left · right (+ out) (+ bias in every row)`, accumulated in F32.
+/// `out = left · right (+ out) (+ bias in every row)`, accumulated in F32.
 ///
-/// `left` and `right` have one dtype, F32 or BF16; `out` may be F32 where they are BF16. `factor` is 1 unless set.
+/// `left` and `right` have one dtype, F32 or BF16; `out` may be F32 where they are BF16.
 pub(crate) struct Product<'a> {
     left: Matrix<'a>,
     right: Matrix<'a>,
-    batch: usize,
-    factor: f32,
     adds: bool,
     compute: Compute,
 }
@@ -88,17 +79,7 @@ pub(crate) struct Product<'a> {
 impl<'a> Product<'a> {
     /// `compute` decides how F32 is multiplied: exactly, or rounded to TF32.
     pub(crate) fn new(left: Matrix<'a>, right: Matrix<'a>, compute: Compute) -> Self {
-        Self { left, right, batch: 1, factor: 1.0, adds: false, compute }
-    }
-
-    /// Does so for `batch` matrices, each at its own distance.
-    pub(crate) fn batch(self, batch: usize) -> Self {
-        Self { batch, ..self }
-    }
-
-    /// Multiplies the product by `factor`.
-    pub(crate) fn factor(self, factor: f32) -> Self {
-        Self { factor, ..self }
+        Self { left, right, adds: false, compute }
     }
 
     /// Adds to what `out` holds.
@@ -112,7 +93,7 @@ impl<'a> Product<'a> {
     /// [`Error::Shape`] where the sizes disagree; failures of cuBLAS.
     pub(crate) fn into(self, gpu: &Gpu, out: Matrix<'_>) -> Result<()> {
         let sizes = self.sizes(&out)?;
-        let beta = if self.adds { 1.0_f32 } else { 0.0 };
+        let (alpha, beta) = (1.0_f32, if self.adds { 1.0_f32 } else { 0.0 });
         let (left, right) = (&self.left, &self.right);
         let kind = data_type(left.tensor.dtype())?;
         let out_kind = data_type(out.tensor.dtype())?;
@@ -120,7 +101,7 @@ impl<'a> Product<'a> {
         let (m, n, k) = (sizes.columns as c_int, sizes.rows as c_int, sizes.inner as c_int);
         let (a, b, c) = (right.address(gpu)?, left.address(gpu)?, out.address(gpu)?);
         let (lda, ldb, ldc) = (right.row_stride as c_int, left.row_stride as c_int, out.row_stride as c_int);
-        let (alpha, beta) = ((&raw const self.factor).cast(), (&raw const beta).cast());
+        let (alpha, beta) = ((&raw const alpha).cast(), (&raw const beta).cast());
         let (turn_a, turn_b) = (operation(right), operation(left));
         let compute = compute_type(left.tensor.dtype(), self.compute);
         let algorithm = blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT;
@@ -128,62 +109,33 @@ impl<'a> Product<'a> {
         // SAFETY: the addresses lie in tensors that are alive, `sizes` checked the matrices against them, and the scalars
         // outlive the call.
         unsafe {
-            if self.batch == 1 {
-                blas::gemm_ex(
-                    gpu.blas(),
-                    turn_a,
-                    turn_b,
-                    m,
-                    n,
-                    k,
-                    alpha,
-                    a,
-                    kind,
-                    lda,
-                    b,
-                    kind,
-                    ldb,
-                    beta,
-                    c,
-                    out_kind,
-                    ldc,
-                    compute,
-                    algorithm,
-                )
-            } else {
-                let (step_a, step_b) = (right.batch_stride as i64, left.batch_stride as i64);
-                blas::gemm_strided_batched_ex(
-                    gpu.blas(),
-                    turn_a,
-                    turn_b,
-                    m,
-                    n,
-                    k,
-                    alpha,
-                    a,
-                    kind,
-                    lda,
-                    step_a,
-                    b,
-                    kind,
-                    ldb,
-                    step_b,
-                    beta,
-                    c,
-                    out_kind,
-                    ldc,
-                    out.batch_stride as i64,
-                    self.batch as c_int,
-                    compute,
-                    algorithm,
-                )
-            }
+            blas::gemm_ex(
+                gpu.blas(),
+                turn_a,
+                turn_b,
+                m,
+                n,
+                k,
+                alpha,
+                a,
+                kind,
+                lda,
+                b,
+                kind,
+                ldb,
+                beta,
+                c,
+                out_kind,
+                ldc,
+                compute,
+                algorithm,
+            )
         }
         .map_err(failure)
     }
 
     /// Enqueues `out = left · right + bias`, with `bias` (columns of `out`, in the dtype of `out`) added to every row before
-    /// the result leaves the registers. No batch, no factor, `left` and `out` not transposed.
+    /// the result leaves the registers. `left` and `out` not transposed.
     ///
     /// # Errors
     /// As [`Product::into`].
@@ -264,7 +216,7 @@ impl<'a> Product<'a> {
             return Err(Error::UnsupportedDtype { operation: "product", dtype: self.right.tensor.dtype() });
         }
         for matrix in [&self.left, &self.right, out] {
-            matrix.check(self.batch)?;
+            matrix.check()?;
         }
         Ok(Sizes { rows, columns, inner })
     }
@@ -386,7 +338,7 @@ impl Plan {
 struct Description(lt_sys::cublasLtMatmulDesc_t);
 
 impl Description {
-    fn set<T>(&self, attribute: lt_sys::cublasLtMatmulDescAttributes_t, value: T) -> Result<()> {
+    fn set<T: Copy>(&self, attribute: lt_sys::cublasLtMatmulDescAttributes_t, value: T) -> Result<()> {
         // SAFETY: cuBLASLt copies the value, whose type is the one documented for the attribute.
         unsafe { lt::set_matmul_desc_attribute(self.0, attribute, (&raw const value).cast(), size_of::<T>()) }
             .map_err(failure)
@@ -448,7 +400,7 @@ impl Preference {
         Ok(preference)
     }
 
-    fn set<T>(&self, attribute: lt_sys::cublasLtMatmulPreferenceAttributes_t, value: T) -> Result<()> {
+    fn set<T: Copy>(&self, attribute: lt_sys::cublasLtMatmulPreferenceAttributes_t, value: T) -> Result<()> {
         // SAFETY: as for `Description::set`.
         unsafe { lt::set_matmul_pref_attribute(self.0, attribute, (&raw const value).cast(), size_of::<T>()) }
             .map_err(failure)

@@ -1,12 +1,9 @@
-//! Page-locked memory that uploads go through.
+//! Uploads through page-locked memory.
 
-use std::ffi::c_void;
-use std::sync::Arc;
-
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, result};
 use candle_core::{DType, Device, Shape, Tensor};
 
-use super::{Gpu, failure};
+use super::Gpu;
+use super::locked::Locked;
 use crate::Result;
 
 /// Buffers in turn: one is filled while the GPU reads another, and one has room for a batch that comes early.
@@ -15,7 +12,7 @@ const BUFFERS: usize = 3;
 /// Buffers for uploads, made as they are needed.
 #[derive(Default)]
 pub(crate) struct Staging {
-    buffers: [Option<Buffer>; BUFFERS],
+    buffers: [Option<Locked>; BUFFERS],
     next: usize,
 }
 
@@ -31,58 +28,15 @@ impl Staging {
         let tensor = gpu.empty(shape, DType::F32)?;
         let slot = &mut self.buffers[self.next];
         self.next = (self.next + 1) % BUFFERS;
-        if slot.as_ref().is_none_or(|buffer| buffer.len < values.len()) {
+        if slot.as_ref().is_none_or(|buffer| buffer.bytes() < size_of_val(values)) {
             // The old one goes first, so that never more memory is locked than is used.
             *slot = None;
         }
         let buffer = match slot {
             Some(buffer) => buffer,
-            None => slot.insert(Buffer::new(gpu.stream().context(), values.len())?),
+            None => slot.insert(Locked::new(gpu.stream().context(), size_of_val(values))?),
         };
         buffer.send(values, &tensor, &gpu)?;
         Ok(tensor)
-    }
-}
-
-/// Page-locked memory for `len` numbers, and what tells that the GPU has read it.
-struct Buffer {
-    start: *mut f32,
-    len: usize,
-    read: CudaEvent,
-}
-
-// SAFETY: the memory belongs to this value alone, and the driver lets any thread use and free it.
-unsafe impl Send for Buffer {}
-
-impl Buffer {
-    fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self> {
-        let read = context.new_event(None).map_err(failure)?;
-        // SAFETY: the memory is written by `send` before anything reads it.
-        let start = unsafe { result::malloc_host(len * size_of::<f32>(), 0) }.map_err(failure)?;
-        Ok(Self { start: start.cast(), len, read })
-    }
-
-    fn send(&mut self, values: &[f32], tensor: &Tensor, gpu: &Gpu) -> Result<()> {
-        // An event that was never recorded counts as reached.
-        self.read.synchronize().map_err(failure)?;
-        // SAFETY: `start` begins memory for `len` numbers, at least as many as `values`; the GPU has read it.
-        let staged = unsafe {
-            self.start.copy_from_nonoverlapping(values.as_ptr(), values.len());
-            std::slice::from_raw_parts(self.start, values.len())
-        };
-        let address = gpu.address(tensor)?;
-        // SAFETY: the tensor has room for `values`; the buffer stays as it is until the event is reached.
-        unsafe { result::memcpy_htod_async(address, staged, gpu.stream().cu_stream()) }.map_err(failure)?;
-        self.read.record(gpu.stream()).map_err(failure)
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, freed once, after the GPU has read it. Failures when the driver is gone change nothing.
-        unsafe {
-            let _ = self.read.synchronize();
-            let _ = result::free_host(self.start.cast::<c_void>());
-        }
     }
 }

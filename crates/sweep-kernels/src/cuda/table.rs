@@ -118,37 +118,67 @@ impl<'a> Table<'a> {
     }
 }
 
-/// The sum of the squares of all elements of `tensors` (F32 on one GPU) in f64. Waits for the GPU, once.
-pub(crate) fn sum_of_squares<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<f64> {
-    let tensors: Vec<&Tensor> = tensors.into_iter().collect();
-    let Some(first) = tensors.first() else { return Ok(0.0) };
-    let gpu = Gpu::of(first)?;
-    let mut table = Table::new(&gpu);
+/// The sum of the squares of all elements of `tensors` (F32 on one GPU) in f64: one number on the GPU. `None` without
+/// elements.
+fn squares<'a>(gpu: &Gpu, tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<Option<Tensor>> {
+    let mut table = Table::new(gpu);
     for tensor in tensors {
         table.push("sum of squares", &[tensor], None, &[])?;
     }
     let chunks = table.chunks();
     if chunks == 0 {
-        return Ok(0.0);
+        return Ok(None);
     }
     let (parts, total) = (gpu.empty(chunks, DType::F64)?, gpu.empty(1, DType::F64)?);
     table.launch("squares_of_chunks", &[gpu.at(&parts)?])?;
     let arguments = [gpu.at(&parts)?, gpu.at(&total)?, chunks.into()];
     gpu.launch("sum_of_parts", Grid::blocks(1, 1024), &arguments)?;
-    Ok(total.to_vec1::<f64>()?[0])
+    Ok(Some(total))
+}
+
+/// The sum of the squares of all elements of `tensors` (F32 on one GPU) in f64. Waits for the GPU, once.
+pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
+    let Some(first) = tensors.first() else { return Ok(0.0) };
+    let total = squares(&Gpu::of(first)?, tensors.iter().copied())?;
+    Ok(total.map_or(Ok(vec![0.0]), |total| total.to_vec1::<f64>())?[0])
+}
+
+/// New tensors for `tensors` (F32 on one GPU), and the table of both.
+fn copies<'a>(
+    gpu: &'a Gpu,
+    operation: &'static str,
+    tensors: &[&Tensor],
+    scalars: &[f32],
+) -> Result<(Table<'a>, Vec<Tensor>)> {
+    let (mut table, mut copies) = (Table::new(gpu), Vec::with_capacity(tensors.len()));
+    for tensor in tensors {
+        let copy = gpu.empty(tensor.shape(), tensor.dtype())?;
+        table.push(operation, &[tensor, &copy], None, scalars)?;
+        copies.push(copy);
+    }
+    Ok((table, copies))
 }
 
 /// `factor` times each of the tensors (F32 on one GPU), by one launch.
 pub(crate) fn scale_all(tensors: &[&Tensor], factor: f64) -> Result<Vec<Tensor>> {
     let Some(first) = tensors.first() else { return Ok(Vec::new()) };
     let gpu = Gpu::of(first)?;
-    let mut table = Table::new(&gpu);
-    let mut scaled = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let out = gpu.empty(tensor.shape(), tensor.dtype())?;
-        table.push("scale", &[tensor, &out], None, &[factor as f32])?;
-        scaled.push(out);
-    }
+    let (table, scaled) = copies(&gpu, "scale", tensors, &[factor as f32])?;
     table.launch("scale_tensors", &[])?;
     Ok(scaled)
+}
+
+/// The tensors (F32 on one GPU), all scaled down so that their Euclidean norm, plus `stability`, is at most `limit`; and the
+/// square of the norm before (F64, one number). Waits for nothing. `None` without elements.
+pub(crate) fn clip_all(
+    tensors: &[&Tensor],
+    limit: f64,
+    stability: f64,
+) -> Result<Option<(Vec<Tensor>, Tensor)>> {
+    let Some(first) = tensors.first() else { return Ok(None) };
+    let gpu = Gpu::of(first)?;
+    let Some(total) = squares(&gpu, tensors.iter().copied())? else { return Ok(None) };
+    let (table, clipped) = copies(&gpu, "clip", tensors, &[])?;
+    table.launch("clip_tensors", &[gpu.at(&total)?, Argument::Double(limit), Argument::Double(stability)])?;
+    Ok(Some((clipped, total)))
 }

@@ -4,6 +4,7 @@ use candle_core::{DType, Tensor};
 
 use super::{Grid as Patches, Normalize, PatchEmbedding};
 use crate::cuda::{Argument, Gpu, Grid, Matrix, Product, column_sums};
+use crate::linear::affine;
 use crate::{Error, Gradients, Parameters, Result, Tape};
 
 /// Channels of one launch of the normalisation; `CHANNELS` of `cuda/images.cu`.
@@ -70,11 +71,7 @@ impl PatchEmbedding {
             Matrix::new(&weight, width, row_len).transposed(),
             parameters.compute(),
         );
-        let out = Matrix::new(&y, rows, width);
-        match self.bias {
-            Some(bias) => product.into_with_bias(&gpu, out, &parameters.converted(bias, dtype)?)?,
-            None => product.into(&gpu, out)?,
-        }
+        affine(&gpu, product, &y, [rows, width], parameters, self.bias)?;
         tape.push(patches);
         Ok(y)
     }

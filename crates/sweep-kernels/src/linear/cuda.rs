@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 
 use super::Linear;
 use crate::cuda::{Columns, Gpu, Matrix, Product, column_sums, convert};
-use crate::{Error, Gradients, Parameters, Result, Tape};
+use crate::{Error, Gradients, ParameterId, Parameters, Result, Tape};
 
 impl Linear {
     pub(super) fn forward_cuda(&self, parameters: &Parameters, x: Tensor, tape: &mut Tape) -> Result<Tensor> {
@@ -16,18 +16,7 @@ impl Linear {
         let right = Matrix::new(&weight, out_features, in_features).transposed();
         let product = Product::new(left, right, parameters.compute());
         let z = gpu.empty(shape, x.dtype())?;
-        let out = Matrix::new(&z, rows, out_features);
-        match self.bias {
-            None => product.into(&gpu, out)?,
-            Some(id) if product.takes_bias(&gpu, &out)? => {
-                product.into_with_bias(&gpu, out, &parameters.converted(id, x.dtype())?)?;
-            }
-            Some(id) => {
-                let sum = if x.dtype() == DType::F32 { z.clone() } else { gpu.empty(z.shape(), DType::F32)? };
-                product.into(&gpu, Matrix::new(&sum, rows, out_features))?;
-                add_bias(&gpu, &sum, parameters.get(id), &z)?;
-            }
-        }
+        affine(&gpu, product, &z, [rows, out_features], parameters, self.bias)?;
         tape.push(x);
         let Some(activation) = self.activation else { return Ok(z) };
         if tape.is_recording() {
@@ -90,6 +79,26 @@ impl Linear {
             .into(&gpu, Matrix::new(&dx, rows, in_features))?;
         Ok(dx)
     }
+}
+
+/// Enqueues `out = product + bias`, where `out` has `rows` rows of `columns` elements: the bias in the epilogue where
+/// cuBLASLt does that well, else by a pass of its own over sums in F32.
+pub(crate) fn affine(
+    gpu: &Gpu,
+    product: Product<'_>,
+    out: &Tensor,
+    [rows, columns]: [usize; 2],
+    parameters: &Parameters,
+    bias: Option<ParameterId>,
+) -> Result<()> {
+    let matrix = Matrix::new(out, rows, columns);
+    let Some(bias) = bias else { return product.into(gpu, matrix) };
+    if product.takes_bias(gpu, &matrix)? {
+        return product.into_with_bias(gpu, matrix, &parameters.converted(bias, out.dtype())?);
+    }
+    let sum = if out.dtype() == DType::F32 { out.clone() } else { gpu.empty(out.shape(), DType::F32)? };
+    product.into(gpu, Matrix::new(&sum, rows, columns))?;
+    add_bias(gpu, &sum, parameters.get(bias), out)
 }
 
 /// Writes the sum of `bias` and each row of `z` into `y`, which may be `z`. Only `y` may be BF16.

@@ -211,10 +211,11 @@ fn batch_statistics() {
                 DType::F64 => tensor.to_dtype(DType::F32).unwrap(),
                 _ => tensor.clone(),
             };
-            match host.is_buffer(id) {
-                true => moved.add_buffer(name, tensor).unwrap(),
-                false => moved.add(name, tensor).unwrap(),
-            };
+            if host.is_buffer(id) {
+                moved.add_buffer(name, tensor).unwrap();
+            } else {
+                moved.add(name, tensor).unwrap();
+            }
         }
         let mut moved = moved.to_device(&gpu(), Compute::Full).unwrap();
         // Far from 0, a variance from sums of squares would be wrong in most digits.

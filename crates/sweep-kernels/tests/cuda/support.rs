@@ -101,14 +101,16 @@ pub(crate) fn check_within(case: &Case<'_>, tolerances: [f64; 2]) {
 pub(crate) fn rounded(parameters: &Parameters, dtype: DType, kept: DType) -> Parameters {
     let mut copy = Parameters::new();
     for (id, name, tensor) in parameters.iter() {
-        let tensor = match tensor.dtype().is_float() {
-            true => tensor.to_dtype(dtype).unwrap().to_dtype(kept).unwrap(),
-            false => tensor.clone(),
+        let tensor = if tensor.dtype().is_float() {
+            tensor.to_dtype(dtype).unwrap().to_dtype(kept).unwrap()
+        } else {
+            tensor.clone()
         };
-        match parameters.is_buffer(id) {
-            true => copy.add_buffer(name, tensor).unwrap(),
-            false => copy.add(name, tensor).unwrap(),
-        };
+        if parameters.is_buffer(id) {
+            copy.add_buffer(name, tensor).unwrap();
+        } else {
+            copy.add(name, tensor).unwrap();
+        }
     }
     copy
 }

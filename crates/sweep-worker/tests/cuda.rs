@@ -1,0 +1,109 @@
+//! How training uses a GPU, as the emulated device sees it (`cargo xtask emulate -- cargo test -p sweep-worker --features
+//! cuda --test cuda`). On a real GPU there is nothing to count, and nothing is checked.
+#![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::print_stdout, reason = "a child tells its parent what it counted")]
+
+use std::ffi::{CStr, c_char, c_void};
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs};
+
+use sweep_core::dataset::{DatasetSource, ProceduralFamily};
+use sweep_core::epsilon::Epsilon;
+use sweep_core::home::Home;
+use sweep_core::micro_batch::MicroBatch;
+use sweep_core::spec::{EmaSpec, Objective, RunSpec};
+use sweep_testkit::{Workspace, sample_run};
+use sweep_worker::{Arguments, Ending, Stop, run_attempt};
+
+/// What the child is to train with; set in the child alone.
+const RECIPE: &str = "SWEEP_TEST_RECIPE";
+const IDLE_WAITS: &CStr = c"sweep_emulator_idle_waits";
+
+unsafe extern "C" {
+    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+
+/// How often the host has waited for everything; `None` on a real GPU.
+fn idle_waits() -> Option<u64> {
+    // SAFETY: a null handle asks the libraries of this process; the function, where there is one, has this type.
+    let count = unsafe {
+        std::mem::transmute::<*mut c_void, Option<extern "C" fn() -> u64>>(dlsym(
+            std::ptr::null_mut(),
+            IDLE_WAITS.as_ptr(),
+        ))
+    };
+    count.map(|count| count())
+}
+
+/// A run of 64 images an epoch in micro batches of 4, which are as many steps as `batch_size` says.
+fn recipe(name: &str, batch_size: u32) -> RunSpec {
+    let mut spec = sample_run(0);
+    spec.dataset.definition.source =
+        DatasetSource::Procedural { family: ProceduralFamily::Shapes, seed: 0, train: 74, test: 20 };
+    spec.epochs = 2;
+    // Tests under attack wait the more the longer the model holds out.
+    spec.evaluation.max_epsilon = Epsilon::ZERO;
+    spec.batch_size = batch_size;
+    spec.micro_batch_size = MicroBatch::Images(4);
+    match name {
+        "adversarial" => {}
+        "clipped" => (spec.clip_norm, spec.ema) = (Some(0.5), Some(EmaSpec { decay: 0.9 })),
+        "trades" => spec.objective = Objective::Trades { beta: 6.0 },
+        _ => panic!("{name} is no recipe"),
+    }
+    spec
+}
+
+/// Trains in a process of its own, whose device does its work only when somebody waits for it. Returns how often the host
+/// waited until the device had nothing left to do.
+fn count(name: &str, batch_size: u32) -> Option<u64> {
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", "the_child_trains", "--nocapture"]);
+    child.env(RECIPE, format!("{name} {batch_size}")).env("SWEEP_EMULATOR_STREAMS", "lazy");
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text.lines().find_map(|line| line.split_once("idle waits: ")?.1.parse().ok())
+}
+
+#[test]
+fn the_child_trains() {
+    let Ok(wanted) = env::var(RECIPE) else { return };
+    let (name, batch_size) = wanted.split_once(' ').unwrap();
+    let (workspace, spec) = (Workspace::new(), recipe(name, batch_size.parse().unwrap()));
+    let home = Home::new(workspace.home());
+    fs::create_dir_all(home.attempt(spec.id(), 1)).unwrap();
+    fs::write(home.spec(spec.id()), serde_json::to_vec(&spec).unwrap()).unwrap();
+    let arguments = Arguments {
+        home: home.root().to_owned(),
+        run: spec.id(),
+        attempt: 1,
+        threads: 1,
+        device: "cuda:0".to_owned(),
+        checkpoint_every: Duration::MAX,
+        until: None,
+    };
+    let ending = run_attempt(&arguments, &Stop::new());
+    let events = fs::read_to_string(home.events(spec.id(), 1)).unwrap();
+    assert_eq!(ending, Ending::Succeeded, "{events}");
+    if let Some(waits) = idle_waits() {
+        println!("idle waits: {waits}");
+    }
+}
+
+/// The device runs dry at ends of epochs, in measurements and when something is saved, and no more often with 32 steps than
+/// with 4. How often in measurements depends a little on the answers: a batch without a correct image is not attacked.
+#[test]
+fn no_step_waits_until_the_device_has_nothing_to_do() {
+    const MORE_STEPS: u64 = 28;
+    /// Waits of an attack, batches of the validation split, epochs.
+    const MEASUREMENTS: u64 = 3 * 3 * 2;
+    const { assert!(MEASUREMENTS < MORE_STEPS) };
+    for name in ["adversarial", "clipped", "trades"] {
+        let (Some(few), Some(many)) = (count(name, 32), count(name, 4)) else { continue };
+        assert!(few > 0, "{name}: something is counted");
+        assert!(many <= few + MEASUREMENTS, "{name}: {few} waits with few steps, {many} with many");
+    }
+}
