@@ -116,7 +116,7 @@ impl Attack {
         self.begin(model, images, labels, epsilon)?.finish()
     }
 
-    /// [`Attack::craft`] without waiting for a GPU: on one, the attack is only enqueued. On the CPU all is done.
+    /// [`Attack::craft`] without waiting for a GPU: on one, a search is only enqueued. On the CPU all is done.
     ///
     /// # Errors
     /// As [`Attack::craft`]; on a GPU, what only it can tell is left to [`Crafting::finish`] or [`PendingReport::check`].
@@ -156,7 +156,7 @@ impl Attack {
         self.begin_from(model, images, starts, labels, epsilon)?.finish()
     }
 
-    /// [`Attack::craft_from`] without waiting for a GPU.
+    /// [`Attack::craft_from`] without waiting for a GPU, as [`Attack::begin`].
     ///
     /// # Errors
     /// As [`Attack::begin`] and [`Attack::craft_from`].

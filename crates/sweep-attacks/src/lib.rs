@@ -17,7 +17,8 @@
 //! never changes the model. Network and attack run where the images are. On the CPU the attack's own arithmetic
 //! (a few operations per pixel and step) is in the images' element type (f32 or f64), with one thread per image.
 //! Results therefore do not depend on the number of threads. On a GPU (f32 only) everything stays there: crafting
-//! waits for it once, at the end, and an evaluation once per query as long as broken images leave the batch.
+//! waits for it once, at the end ([`Attack::begin`] leaves that to the caller), and an evaluation once per query as
+//! long as broken images leave the batch.
 
 mod attack;
 mod ball;

@@ -81,6 +81,7 @@ pub struct Crafted {
 }
 
 /// A batch to train on that a GPU may still be computing, and what is to be said about it.
+#[must_use = "images are worth something only where the report has no error"]
 pub struct Crafting {
     /// The perturbed images, shape and type of the clean ones. Whatever is enqueued on them comes after the attack; if
     /// [`PendingReport::check`] finds an error they are worth nothing.
@@ -105,7 +106,8 @@ impl Crafting {
     }
 }
 
-/// What an attack has to say once the GPU is done with it. Holds no images.
+/// What an attack has to say once the GPU is done with it. Holds no images. With the feature `cuda` it stays on its thread.
+#[must_use = "an attack may have failed"]
 pub struct PendingReport(State);
 
 enum State {

@@ -97,6 +97,20 @@ impl Precision {
     }
 }
 
+impl FromStr for Precision {
+    type Err = UnknownPrecision;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = [Self::F32, Self::Tf32, Self::Bf16].into_iter().find(|known| known.label() == text);
+        known.ok_or_else(|| UnknownPrecision(text.to_owned()))
+    }
+}
+
+/// A name that is no precision.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown precision `{0}`, expected `f32`, `tf32` or `bf16`")]
+pub struct UnknownPrecision(String);
+
 impl fmt::Display for Precision {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.label())

@@ -116,6 +116,7 @@ CUDA_API CUresult cuMemHostAlloc(void** address, size_t bytes, unsigned) {
 CUDA_API CUresult cuMemAllocHost_v2(void** address, size_t bytes) { return cuMemHostAlloc(address, bytes, 0); }
 
 CUDA_API CUresult cuMemFreeHost(void* address) {
+    Wait wait;
     drain_all();
     return free_host(address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
@@ -164,11 +165,14 @@ CUDA_API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t 
     if (is_pinned(from, bytes)) return submit_copy(handle, "cuMemcpyHtoDAsync", at(to), from, bytes);
     Stream* stream = find_stream(handle);
     if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    if (bytes > INLINE_COPY) Wait();
     const char* source = static_cast<const char*>(from);
     submit_to(*stream, "cuMemcpyHtoDAsync", [to, staged = std::vector<char>(source, source + bytes)] {
         std::memcpy(at(to), staged.data(), staged.size());
     });
+    if (bytes > INLINE_COPY) {
+        Wait wait;
+        drain(*stream);
+    }
     return CUDA_SUCCESS;
 }
 

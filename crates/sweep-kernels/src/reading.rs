@@ -1,11 +1,12 @@
 //! Bringing numbers to where somebody looks at them.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::Result;
 
 /// The numbers of a tensor on their way to the host. On the CPU they are there; on a GPU a copy was enqueued, and work that
-/// is enqueued after it goes on while somebody waits for this.
+/// is enqueued after it goes on while somebody waits for this. With the feature `cuda` it stays on its thread.
+#[must_use = "numbers that nobody looks at may be not finite"]
 pub struct Reading(State);
 
 enum State {
@@ -25,7 +26,7 @@ impl Reading {
         if tensor.device().is_cuda() {
             return Ok(Self(State::Coming(crate::cuda::Download::new(tensor)?)));
         }
-        Ok(Self(State::Here(tensor.to_device(&Device::Cpu)?)))
+        Ok(Self(State::Here(tensor.copy()?)))
     }
 
     /// The numbers as a tensor on the CPU, of the same shape and type. Waits until they are there.

@@ -27,6 +27,14 @@ struct Epoch {
     steps: u32,
 }
 
+/// Times the current epoch.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    begin: Instant,
+    /// Seconds that earlier attempts took for it.
+    before: f64,
+}
+
 /// What a step that was enqueued will have to say: whether its numbers were finite, and how well the model did.
 pub(crate) struct Unread {
     /// The place of the step: completed epochs, and steps before it.
@@ -40,8 +48,8 @@ pub(crate) struct Unread {
 impl Session<'_> {
     /// Trains from the current position to the end of its epoch.
     pub(crate) fn train_epoch(&mut self) -> Result<()> {
-        let begin = Instant::now();
-        let before = self.position.sums.seconds;
+        let clock = Clock { begin: Instant::now(), before: self.position.sums.seconds };
+        self.clock = Some(clock);
         let number = self.position.epoch();
         let images = self.dataset.train().len();
         let epoch = Epoch { attack: network::training_attack(&self.spec), steps: self.shape().steps() };
@@ -52,12 +60,10 @@ impl Session<'_> {
             Batches::start(self.dataset.train().clone(), order, self.micro_batch, Some(augmenter))?;
         while self.position.step < epoch.steps {
             self.step(&epoch, &mut batches)?;
-            self.position.sums.seconds = before + begin.elapsed().as_secs_f64();
             self.save_if_due()?;
         }
         self.settle()?;
-        self.position.sums.seconds = before + begin.elapsed().as_secs_f64();
-        let (seconds, waited) = (begin.elapsed().as_secs_f64(), batches.waited().as_secs_f64());
+        let (seconds, waited) = (clock.begin.elapsed().as_secs_f64(), batches.waited().as_secs_f64());
         tracing::debug!(epoch = number, seconds, waited, "trained; waited for images");
         Ok(())
     }
@@ -119,10 +125,13 @@ impl Session<'_> {
             sums.correct += correct;
             sums.seen += images as u32;
         }
-        match norm.map(NormBefore::finish).transpose()? {
-            Some(norm) if !norm.is_finite() => Err(Error::GradientNotFinite { epoch, step, norm }),
-            _ => Ok(()),
+        if let Some(norm) = norm.map(NormBefore::finish).transpose()?.filter(|norm| !norm.is_finite()) {
+            return Err(Error::GradientNotFinite { epoch, step, norm });
         }
+        if let Some(Clock { begin, before }) = self.clock {
+            sums.seconds = before + begin.elapsed().as_secs_f64();
+        }
+        Ok(())
     }
 
     /// Adds the gradient of one micro batch, which begins with image `first` of a step, and what its attack will have to
@@ -143,9 +152,10 @@ impl Session<'_> {
         if epsilon == 0.0 {
             return classify(&self.model, &clean, &labels, mode, into);
         }
-        let start = start.as_ref().unwrap_or(&clean);
-        let Crafting { images, report } =
-            epoch.attack.begin_from(&self.model, &clean, start, &labels, epsilon)?;
+        let Crafting { images, report } = match &start {
+            None => epoch.attack.begin(&self.model, &clean, &labels, epsilon)?,
+            Some(start) => epoch.attack.begin_from(&self.model, &clean, start, &labels, epsilon)?,
+        };
         attacks.push(report);
         match self.spec.objective {
             Objective::Adversarial => classify(&self.model, &images, &labels, mode, into),

@@ -11,9 +11,10 @@ use std::{env, fs};
 
 use sweep_core::dataset::{DatasetSource, ProceduralFamily};
 use sweep_core::epsilon::Epsilon;
+use sweep_core::event::{Event, FailureClass, Record};
 use sweep_core::home::Home;
 use sweep_core::micro_batch::MicroBatch;
-use sweep_core::spec::{EmaSpec, Objective, RunSpec};
+use sweep_core::spec::{EmaSpec, Objective, OptimizerSpec, RunSpec};
 use sweep_testkit::{Workspace, sample_run};
 use sweep_worker::{Arguments, Ending, Stop, run_attempt};
 
@@ -37,15 +38,15 @@ fn idle_waits() -> Option<u64> {
     count.map(|count| count())
 }
 
-/// A run of 64 images an epoch in micro batches of 4, which are as many steps as `batch_size` says.
-fn recipe(name: &str, batch_size: u32) -> RunSpec {
+/// A run of `images` images an epoch, in steps of two micro batches of 4. Ten more are for validation.
+fn recipe(name: &str, images: u32) -> RunSpec {
     let mut spec = sample_run(0);
     spec.dataset.definition.source =
-        DatasetSource::Procedural { family: ProceduralFamily::Shapes, seed: 0, train: 74, test: 20 };
+        DatasetSource::Procedural { family: ProceduralFamily::Shapes, seed: 0, train: images + 10, test: 20 };
     spec.epochs = 2;
     // Tests under attack wait the more the longer the model holds out.
     spec.evaluation.max_epsilon = Epsilon::ZERO;
-    spec.batch_size = batch_size;
+    spec.batch_size = 8;
     spec.micro_batch_size = MicroBatch::Images(4);
     match name {
         "adversarial" => {}
@@ -58,52 +59,89 @@ fn recipe(name: &str, batch_size: u32) -> RunSpec {
 
 /// Trains in a process of its own, whose device does its work only when somebody waits for it. Returns how often the host
 /// waited until the device had nothing left to do.
-fn count(name: &str, batch_size: u32) -> Option<u64> {
+fn count(name: &str, images: u32) -> Option<u64> {
     let mut child = Command::new(env::current_exe().unwrap());
     child.args(["--exact", "the_child_trains", "--nocapture"]);
-    child.env(RECIPE, format!("{name} {batch_size}")).env("SWEEP_EMULATOR_STREAMS", "lazy");
+    child.env(RECIPE, format!("{name} {images}")).env("SWEEP_EMULATOR_STREAMS", "lazy");
     let output = child.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     text.lines().find_map(|line| line.split_once("idle waits: ")?.1.parse().ok())
 }
 
-#[test]
-fn the_child_trains() {
-    let Ok(wanted) = env::var(RECIPE) else { return };
-    let (name, batch_size) = wanted.split_once(' ').unwrap();
-    let (workspace, spec) = (Workspace::new(), recipe(name, batch_size.parse().unwrap()));
+/// Carries out the first attempt at a run, with a checkpoint after every step or only where it must be. Returns how it ended,
+/// its events and its home.
+fn attempt(spec: &RunSpec, device: &str, checkpoint_every: Duration) -> (Ending, Vec<Event>, Workspace) {
+    let workspace = Workspace::new();
     let home = Home::new(workspace.home());
     fs::create_dir_all(home.attempt(spec.id(), 1)).unwrap();
-    fs::write(home.spec(spec.id()), serde_json::to_vec(&spec).unwrap()).unwrap();
+    fs::write(home.spec(spec.id()), serde_json::to_vec(spec).unwrap()).unwrap();
     let arguments = Arguments {
         home: home.root().to_owned(),
         run: spec.id(),
         attempt: 1,
         threads: 1,
-        device: "cuda:0".to_owned(),
-        checkpoint_every: Duration::MAX,
+        device: device.to_owned(),
+        checkpoint_every,
         until: None,
     };
     let ending = run_attempt(&arguments, &Stop::new());
-    let events = fs::read_to_string(home.events(spec.id(), 1)).unwrap();
-    assert_eq!(ending, Ending::Succeeded, "{events}");
+    let text = fs::read_to_string(home.events(spec.id(), 1)).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap());
+    (ending, records.map(|record| record.event).collect(), workspace)
+}
+
+#[test]
+fn the_child_trains() {
+    let Ok(wanted) = env::var(RECIPE) else { return };
+    let (name, images) = wanted.split_once(' ').unwrap();
+    let (ending, events, _) = attempt(&recipe(name, images.parse().unwrap()), "cuda:0", Duration::MAX);
+    assert_eq!(ending, Ending::Succeeded, "{events:?}");
     if let Some(waits) = idle_waits() {
         println!("idle waits: {waits}");
     }
 }
 
-/// The device runs dry at ends of epochs, in measurements and when something is saved, and no more often with 32 steps than
-/// with 4. How often in measurements depends a little on the answers: a batch without a correct image is not attacked.
+/// The device runs dry at ends of epochs, in measurements and when something is saved, and no more often with three times the
+/// images. How often in measurements depends a little on the answers: a batch without a correct image is not attacked.
 #[test]
 fn no_step_waits_until_the_device_has_nothing_to_do() {
-    const MORE_STEPS: u64 = 28;
+    /// Of 192 instead of 64 images, in two epochs.
+    const MORE_STEPS: u64 = 32;
     /// Waits of an attack, batches of the validation split, epochs.
     const MEASUREMENTS: u64 = 3 * 3 * 2;
     const { assert!(MEASUREMENTS < MORE_STEPS) };
     for name in ["adversarial", "clipped", "trades"] {
-        let (Some(few), Some(many)) = (count(name, 32), count(name, 4)) else { continue };
+        let (Some(few), Some(many)) = (count(name, 64), count(name, 192)) else { continue };
         assert!(few > 0, "{name}: something is counted");
         assert!(many <= few + MEASUREMENTS, "{name}: {few} waits with few steps, {many} with many");
+    }
+}
+
+/// A step's failure is told when the next one is enqueued: with the place of the step, and nothing of it is saved.
+#[test]
+fn a_step_that_fails_is_told_as_on_the_cpu() {
+    let mut spec = recipe("adversarial", 64);
+    if let OptimizerSpec::Sgd { learning_rate, head_learning_rate, .. } = &mut spec.optimizer {
+        (*learning_rate, *head_learning_rate) = (1e30, 1e30);
+    }
+    // With a checkpoint after each step nothing is left unread.
+    for checkpoint_every in [Duration::ZERO, Duration::MAX] {
+        let failures = ["cpu", "cuda:0"].map(|device| {
+            let (ending, events, workspace) = attempt(&spec, device, checkpoint_every);
+            let checkpoints = events.iter().filter_map(|event| match event {
+                Event::CheckpointSaved { epochs, step, .. } => Some((*epochs, *step)),
+                _ => None,
+            });
+            let checkpoints: Vec<_> = checkpoints.collect();
+            let files = fs::read_dir(workspace.layout().trajectories()).unwrap().count();
+            (ending, events.last().cloned(), checkpoints, files)
+        });
+        let class = |event: &Event| match event {
+            Event::Failed { class, .. } => Some(*class),
+            _ => None,
+        };
+        assert_eq!(failures[0].1.as_ref().and_then(class), Some(FailureClass::Diverged), "{failures:?}");
+        assert_eq!(failures[0], failures[1]);
     }
 }

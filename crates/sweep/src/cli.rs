@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sweep_core::Assignment;
 use sweep_core::epsilon::Epsilon;
-use sweep_core::spec::RunId;
+use sweep_core::spec::{Precision, RunId};
 use sweep_report::pairs::Pairing;
 use sweep_report::{Condition, Key};
 use sweep_store::{At, Metric, View};
@@ -418,9 +418,13 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
 
-    /// What computes: cpu, or cuda:0, the first GPU that CUDA_VISIBLE_DEVICES leaves. Always in f32.
+    /// What computes: cpu, or cuda:0, the first GPU that CUDA_VISIBLE_DEVICES leaves.
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
+
+    /// What it computes in: f32, tf32 or bf16; the latter two on GPUs. Default: that of the run, f32 for other models.
+    #[arg(long, value_name = "PRECISION")]
+    pub(crate) precision: Option<Precision>,
 
     /// Threads that compute. Default: all cores.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]

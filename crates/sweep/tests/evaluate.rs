@@ -257,6 +257,8 @@ fn bad_input_is_refused_before_any_work() {
         (vec![run, "--dataset", "fews", "--sweep", file], "did you mean `few`?"),
         (vec![run, "--dataset", "upstream"], "classes, dataset `upstream` has"),
         (vec![run, "--input-size", "32"], "takes images of 16 × 16 pixels only"),
+        (vec![run, "--precision", "f16"], "expected `f32`, `tf32` or `bf16`"),
+        (vec![run, "--precision", "bf16"], "precision `bf16` is not available on `cpu`, expected `f32`"),
         (vec![run, "--output", "outcomes.txt"], "ends in .csv or .jsonl"),
         (vec![run, "--output", "nowhere/outcomes.csv"], "there is no folder"),
         (vec![run, "--attack", "apgd-2-t40"], "needs at least 41 classes"),

@@ -539,6 +539,7 @@ impl Walk {
 }
 
 /// A [`Log`] on its way to the host.
+#[must_use = "the log tells what went wrong"]
 pub struct PendingLog {
     words: Reading,
     count: usize,

@@ -33,7 +33,7 @@ pub(crate) fn is_packed(gpu: &Gpu, width: usize, dtype: DType, tensors: &[&Tenso
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Columns {
     rows: usize,
-    /// Columns.
+    /// Columns of the matrix.
     width: usize,
     /// Blocks that share a column, each with rows of its own.
     row_blocks: usize,

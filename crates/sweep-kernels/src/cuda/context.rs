@@ -33,6 +33,9 @@ thread_local! {
 /// Scratch memory of matrix products; what cuBLAS' documentation recommends for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// No less memory is page-locked at once: a page.
+const LEAST_LOCKED: usize = 4096;
+
 /// Shared memory of a block that needs no permission.
 const SHARED_WITHOUT_PERMISSION: u32 = 48 << 10;
 
@@ -130,12 +133,16 @@ impl Gpu {
         Ok((self.address(&self.context.workspace)?, WORKSPACE_BYTES))
     }
 
-    /// Spare page-locked memory of at least `bytes` bytes; the smallest there is.
-    pub(super) fn take_locked(&self, bytes: usize) -> Option<Locked> {
+    /// Page-locked memory of at least `bytes` bytes that the GPU is done with: the smallest that is spare, else new memory, a
+    /// power of two so that it serves others after this.
+    pub(super) fn take_locked(&self, bytes: usize) -> Result<Locked> {
         let mut spare = self.context.locked.borrow_mut();
-        let fitting = spare.iter().enumerate().filter(|(_, buffer)| buffer.bytes() >= bytes);
-        let (index, _) = fitting.min_by_key(|(_, buffer)| buffer.bytes())?;
-        Some(spare.swap_remove(index))
+        let fitting = |buffer: &Locked| buffer.bytes() >= bytes && buffer.is_free();
+        let found = spare.iter().enumerate().filter(|(_, buffer)| fitting(buffer));
+        match found.min_by_key(|(_, buffer)| buffer.bytes()).map(|(index, _)| index) {
+            Some(index) => Ok(spare.swap_remove(index)),
+            None => Locked::new(self.stream().context(), bytes.next_power_of_two().max(LEAST_LOCKED)),
+        }
     }
 
     /// Takes page-locked memory back.
@@ -169,7 +176,16 @@ impl Gpu {
         Ok(tensor)
     }
 
-    /// Numbers of the host, copied to the GPU.
+    /// Numbers of the host, copied to the GPU through page-locked memory: however many they are, nothing waits.
+    pub(crate) fn upload_locked<T: candle_core::WithDType>(&self, values: &[T]) -> Result<Tensor> {
+        let tensor = self.empty(values.len(), T::DTYPE)?;
+        let mut buffer = self.take_locked(size_of_val(values))?;
+        buffer.send(values, &tensor, self)?;
+        self.keep_locked(buffer);
+        Ok(tensor)
+    }
+
+    /// Numbers of the host, copied to the GPU: some kilobytes, which the driver takes a copy of before the call returns.
     pub(crate) fn upload<T: candle_core::WithDType>(&self, values: &[T]) -> Result<Tensor> {
         Ok(Tensor::from_slice(values, values.len(), &self.device)?)
     }

@@ -3,14 +3,12 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, result};
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, DriverError, result};
+use candle_core::{DType, Device, Shape, Tensor, WithDType};
 
 use super::{Gpu, failure};
 use crate::Result;
-
-/// No download locks less than this; larger ones lock a power of two, so that a buffer serves others after it.
-const LEAST_BYTES: usize = 4096;
 
 /// Page-locked memory, and what tells that the GPU is done with it.
 pub(super) struct Locked {
@@ -27,9 +25,11 @@ unsafe impl Send for Locked {}
 impl Locked {
     /// Locks memory, which takes the driver long: buffers are kept. All bytes are 0.
     pub(super) fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<Self> {
-        let done = context.new_event(None).map_err(failure)?;
+        // A thread that waits for it sleeps: others prepare images meanwhile.
+        let done = context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC)).map_err(failure)?;
         // SAFETY: what is allocated is written right away.
-        let start = unsafe { result::malloc_host(bytes, 0) }.map_err(failure)?.cast::<u8>();
+        let start = unsafe { result::malloc_host(bytes, 0) };
+        let start = start.map_err(|source| failure(NotLocked { bytes, source }))?.cast::<u8>();
         // SAFETY: the allocation has `bytes` bytes.
         unsafe { start.write_bytes(0, bytes) };
         Ok(Self { start, bytes, done, is_busy: false })
@@ -37,6 +37,11 @@ impl Locked {
 
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether the GPU is done with the memory.
+    pub(super) fn is_free(&self) -> bool {
+        !self.is_busy || (self.done.context().bind_to_thread().is_ok() && self.done.is_complete())
     }
 
     /// Waits until the GPU is done with the memory.
@@ -55,9 +60,10 @@ impl Locked {
     }
 
     /// Enqueues a copy of `values`, which must not be more than fit, to `tensor`, which has room for them.
-    pub(super) fn send(&mut self, values: &[f32], tensor: &Tensor, gpu: &Gpu) -> Result<()> {
+    pub(super) fn send<T: WithDType>(&mut self, values: &[T], tensor: &Tensor, gpu: &Gpu) -> Result<()> {
         let bytes = size_of_val(values);
         assert!(bytes <= self.bytes && values.len() <= tensor.elem_count(), "room for what is sent");
+        assert_eq!(T::DTYPE, tensor.dtype(), "numbers of the tensor");
         self.wait()?;
         // SAFETY: `start` begins memory for the bytes, which the GPU has read.
         let staged = unsafe {
@@ -96,10 +102,20 @@ impl Locked {
 impl Drop for Locked {
     fn drop(&mut self) {
         // Failures when the driver is gone change nothing.
+        let _ = self.done.context().bind_to_thread();
         let _ = self.wait();
         // SAFETY: made by `new`, freed once, after the GPU is done with it.
         let _ = unsafe { result::free_host(self.start.cast::<c_void>()) };
     }
+}
+
+/// The operating system or the driver locks no more memory of the host. In words of its own: the driver's are those for a GPU
+/// without memory, which a smaller micro batch would help.
+#[derive(Debug, thiserror::Error)]
+#[error("{bytes} bytes of the host's memory could not be page-locked")]
+struct NotLocked {
+    bytes: usize,
+    source: DriverError,
 }
 
 /// A copy from the GPU that was enqueued.
@@ -117,12 +133,7 @@ impl Download {
         let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
         let mut download = Self { buffer: None, shape: tensor.shape().clone(), dtype: tensor.dtype(), gpu };
         if bytes > 0 {
-            let mut buffer = match download.gpu.take_locked(bytes) {
-                Some(buffer) => buffer,
-                None => {
-                    Locked::new(download.gpu.stream().context(), bytes.next_power_of_two().max(LEAST_BYTES))?
-                }
-            };
+            let mut buffer = download.gpu.take_locked(bytes)?;
             buffer.fetch(tensor, &download.gpu)?;
             download.buffer = Some(buffer);
         }

@@ -6,8 +6,9 @@ use super::Gpu;
 use super::locked::Locked;
 use crate::Result;
 
-/// Buffers in turn: one is filled while the GPU reads another, and one has room for a batch that comes early.
-const BUFFERS: usize = 3;
+/// Buffers in turn: one is filled while the GPU reads another, and one has room for a batch that comes early; twice, for
+/// images and the points that an attack on them starts at.
+const BUFFERS: usize = 6;
 
 /// Buffers for uploads, made as they are needed.
 #[derive(Default)]

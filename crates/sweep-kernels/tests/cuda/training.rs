@@ -247,7 +247,7 @@ fn optimizers_follow_pytorch() {
                 gradients.add(id, stored.to_device(&gpu()).unwrap()).unwrap();
             }
             if setting == "adamw_clip1" {
-                clip_norm(&mut gradients, 1.0).unwrap();
+                assert!(clip_norm(&mut gradients, 1.0).unwrap().finish().unwrap().is_finite());
             }
             optimizer.step(&mut parameters, &gradients, 1.0).unwrap();
             for (_, name, found) in parameters.iter() {
@@ -312,7 +312,7 @@ fn norms_and_clipping() {
     assert!((clip_norm(&mut found, 2.0 * norm).unwrap().finish().unwrap() / norm - 1.0).abs() < 1e-12);
     assert_eq!(before, found.iter().map(|(_, gradient)| values(gradient)).collect::<Vec<_>>());
     for gradients in [&mut expected, &mut found] {
-        clip_norm(gradients, 0.5).unwrap();
+        assert!((clip_norm(gradients, 0.5).unwrap().finish().unwrap() / norm - 1.0).abs() < 1e-12);
     }
     for ((_, found), (_, expected)) in found.iter().zip(expected.iter()) {
         assert_close("clipped", found, expected, F32_TOLERANCE);
@@ -322,7 +322,10 @@ fn norms_and_clipping() {
     none.scale(2.0).unwrap();
     let mut broken = Gradients::wanted(&moved);
     broken.add(moved.id("s").unwrap(), Tensor::new(&[f32::INFINITY], &gpu()).unwrap()).unwrap();
+    let kept = moved.id("b").unwrap();
+    broken.add(kept, Tensor::new(&[3.0_f32, -4.0], &gpu()).unwrap()).unwrap();
     assert!(clip_norm(&mut broken, 1.0).unwrap().finish().unwrap().is_infinite());
+    assert_eq!(values(broken.get(kept).unwrap()), [3.0, -4.0], "what is not finite is left to the caller");
 }
 
 #[test]

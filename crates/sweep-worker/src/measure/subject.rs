@@ -14,6 +14,7 @@ pub struct Subject {
     model: Model,
     device: Device,
     device_name: String,
+    precision: Precision,
     digest: String,
     folder: PathBuf,
 }
@@ -29,18 +30,20 @@ impl std::fmt::Debug for Subject {
 }
 
 impl Subject {
-    /// Reads the model in `folder` and puts it on the device called `device_name` (see [`compute::device`]).
+    /// Reads the model in `folder` and puts it on the device called `device_name` (see [`compute::device`]), where it computes
+    /// with `precision`.
     ///
     /// # Errors
     /// A missing or damaged file; an architecture that is not known here, or weights that are not its own; a device that
-    /// this build does not have.
-    pub fn load(folder: &Path, device_name: &str) -> Result<Self> {
+    /// this build does not have, or that does not compute with such numbers.
+    pub fn load(folder: &Path, device_name: &str, precision: Precision) -> Result<Self> {
+        compute::check(device_name, precision)?;
         let device = compute::device(device_name)?;
-        let model = compute::place(Model::load_folder(folder, DType::F32)?, &device, Precision::F32)?;
+        let model = compute::place(Model::load_folder(folder, DType::F32)?, &device, precision)?;
         let path = folder.join("model.safetensors");
         let digest = read_digest(&path).map_err(|source| Error::WeightsFile { path, source })?;
         let device_name = gpu::name_of(device_name);
-        Ok(Self { model, device, device_name, digest, folder: folder.to_owned() })
+        Ok(Self { model, device, device_name, precision, digest, folder: folder.to_owned() })
     }
 
     /// Returns whether `folder` looks like one that [`Self::load`] reads.
@@ -51,6 +54,11 @@ impl Subject {
     /// Returns SHA-256 of the weights file.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Returns what it computes with.
+    pub const fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Returns the number of classes.

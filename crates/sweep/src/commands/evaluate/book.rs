@@ -68,8 +68,8 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Opens the results if the model is the final one of a run on these images: of the run that was named, else of the
-    /// first one that has this model.
+    /// Opens the results if the model is the final one of a run on these images and computes as that did: of the run that
+    /// was named, else of the first one that has this model.
     pub(super) fn open(
         home: &Home,
         owner: &Owner,
@@ -91,7 +91,10 @@ impl Book {
             }
             for run in runs {
                 let spec = spec_of(store.reader(), run).await?;
-                if spec.dataset.definition.is_same(dataset) && spec.input_size == image_size {
+                let is_same = spec.dataset.definition.is_same(dataset)
+                    && spec.input_size == image_size
+                    && spec.precision == subject.precision();
+                if is_same {
                     return anyhow::Ok(Some((store, run, spec.epochs)));
                 }
             }
@@ -100,7 +103,7 @@ impl Book {
         })?;
         let Some((store, run, epochs)) = found else {
             printer::note(
-                "the points join no results: this is no run's final model on that run's own images",
+                "the points join no results: this is no run's final model on that run's own images, in its precision",
             );
             return Ok(None);
         };

@@ -31,8 +31,7 @@ pub(crate) fn run(home: &Home, arguments: &EvaluateArgs) -> Result<Exit> {
     let form = arguments.output.as_deref().map(Form::of).transpose()?;
     let attack = arguments.attack.clone().in_norm(norm(arguments.norm));
     let owner = Owner::find(home, &arguments.checkpoint)?;
-    let subject =
-        Subject::load(&owner.folder, &arguments.device).map_err(|error| bad_input(with_causes(&error)))?;
+    let subject = subject(arguments, &owner)?;
     let named = dataset_of(home, arguments, &owner)?;
     let image_size = image_size(arguments, &owner, &subject)?;
     check_before(&subject, &attack, &named)?;
@@ -72,6 +71,18 @@ pub(crate) fn run(home: &Home, arguments: &EvaluateArgs) -> Result<Exit> {
         write_whole(path, form.text(&points)?.as_bytes())?;
     }
     Ok(if is_complete { Exit::Success } else { Exit::Interrupted })
+}
+
+/// The network, computing as was asked for, else as its run did, else in f32.
+fn subject(arguments: &EvaluateArgs, owner: &Owner) -> Result<Subject> {
+    let own = owner.run.as_ref().map(|(_, spec)| spec.precision);
+    let precision = arguments.precision.or(own).unwrap_or_default();
+    Subject::load(&owner.folder, &arguments.device, precision).map_err(|error| match error {
+        sweep_worker::Error::Precision { .. } if arguments.precision.is_none() => bad_input(format!(
+            "{error}, which its run computes in\n  hint: --device cuda:0 where there is a GPU; with --precision f32 the points join no results"
+        )),
+        error => bad_input(with_causes(&error)),
+    })
 }
 
 fn dataset_of(home: &Home, arguments: &EvaluateArgs, owner: &Owner) -> Result<Named<DatasetSpec>> {
