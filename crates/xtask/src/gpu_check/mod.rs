@@ -22,7 +22,7 @@ use pack::Pack;
 /// The command line of `cargo xtask gpu-check`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Arguments {
-    /// Build everything into this folder and stop.
+    /// Build everything, pack it into this folder and stop.
     #[arg(long, value_name = "FOLDER", conflicts_with = "from")]
     pack: Option<PathBuf>,
     /// Use what was packed there; needs no cargo, network or registry.
@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     pack::check_folder()?;
     let pack = match (&arguments.pack, &arguments.from) {
         (Some(folder), _) => {
-            Pack::build(folder)?.describe();
+            Pack::build(&pack::default_folder()?)?.write(folder)?;
             return Ok(true);
         }
         (None, Some(folder)) => Pack::open(folder)?,

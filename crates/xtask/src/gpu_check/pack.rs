@@ -1,6 +1,8 @@
 //! What a machine without cargo needs: the program, the tests that want a GPU, and the benchmark.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,6 +14,11 @@ use crate::console;
 /// Most bytes of a pack: what fits into one transfer to a machine that is lent for minutes.
 const MOST_BYTES: u64 = 64 << 20;
 
+/// How hard the archive is squeezed: some seconds for 120 MB.
+const LEVEL: i32 = 12;
+/// Binary logarithm of the distance over which repetitions are found: candle's kernels are in every executable.
+const WINDOW_LOG: u32 = 27;
+
 /// An executable with the tests of one crate that need a GPU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Test {
@@ -21,15 +28,18 @@ pub(super) struct Test {
     file: &'static str,
 }
 
-pub(super) const TESTS: [Test; 3] = [
+pub(super) const TESTS: [Test; 4] = [
     Test { owner: "sweep-kernels", file: "kernels-tests" },
     Test { owner: "sweep-models", file: "models-tests" },
     Test { owner: "sweep-attacks", file: "attacks-tests" },
+    Test { owner: "sweep-worker", file: "worker-tests" },
 ];
-/// File names of the program, the benchmark and this program in a pack.
+/// File names of the program and the benchmark.
 const PROGRAM: &str = "sweep";
 const BENCHMARK: &str = "models-bench";
+/// What a pack consists of: this program, and all the others.
 const XTASK: &str = "xtask";
+const ARCHIVE: &str = "executables.zst";
 
 /// A folder of executables built with the feature `cuda`.
 pub(super) struct Pack {
@@ -41,21 +51,10 @@ impl Pack {
     pub(super) fn build(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
         let built = |arguments: &[&str]| executable(arguments).map(|path| (path, arguments.join(" ")));
+        let bench = ["bench", "--no-run", "--package", "sweep-worker", "--bench", "models"];
         let mut wanted = vec![
             (built(&["build", "--package", "sweep", "--bin", "sweep", "--features", "cuda"])?, PROGRAM),
-            (
-                built(&[
-                    "bench",
-                    "--no-run",
-                    "--package",
-                    "sweep-worker",
-                    "--bench",
-                    "models",
-                    "--features",
-                    "cuda",
-                ])?,
-                BENCHMARK,
-            ),
+            (built(&[&bench[..], &["--features", "cuda"]].concat())?, BENCHMARK),
         ];
         for test in TESTS {
             let arguments =
@@ -65,41 +64,52 @@ impl Pack {
         for ((path, command), name) in wanted {
             copy(&path, &folder.join(name)).with_context(|| format!("what `cargo {command}` built"))?;
         }
-        copy(&std::env::current_exe()?, &folder.join(XTASK))?;
-        let pack = Self { folder: folder.canonicalize()? };
-        ensure!(
-            pack.bytes()? <= MOST_BYTES,
-            "the pack has {} bytes, more than {MOST_BYTES}\nhint: build with the quantised kernels of candle left out",
-            pack.bytes()?
-        );
-        Ok(pack)
+        Ok(Self { folder: folder.canonicalize()? })
     }
 
-    /// Opens a folder that [`Pack::build`] filled.
+    /// Unpacks a folder that [`Pack::write`] filled, into one within it.
     pub(super) fn open(folder: &Path) -> Result<Self> {
-        let folder = folder.canonicalize().with_context(|| format!("`{}` is not there", folder.display()))?;
-        let pack = Self { folder };
-        let missing = pack.files().find(|path| !path.exists());
-        match missing {
-            None => Ok(pack),
-            Some(path) => bail!(
-                "`{}` is missing\nhint: fill the folder by `cargo xtask gpu-check --pack`",
+        let path = folder.join(ARCHIVE);
+        let archive = File::open(&path).with_context(|| {
+            format!(
+                "`{}` cannot be read\nhint: fill the folder by `cargo xtask gpu-check --pack`",
                 path.display()
-            ),
-        }
+            )
+        })?;
+        let unpacked = folder.join("unpacked");
+        fs::create_dir_all(&unpacked).with_context(|| format!("`{}` cannot be made", unpacked.display()))?;
+        unpack(archive, &unpacked).with_context(|| format!("`{}` cannot be unpacked", path.display()))?;
+        Ok(Self { folder: unpacked.canonicalize()? })
     }
 
-    /// Says what is in it and how it is used.
-    pub(super) fn describe(&self) {
-        let size = |path: PathBuf| fs::metadata(path).map_or(0, |data| data.len());
-        for path in self.files() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            console::say(&format!("{:>9.1} MiB  {name}", size(path) as f64 / f64::from(1 << 20)));
-        }
+    /// Writes all of it into `folder`, small enough to be sent, and says how it is used.
+    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("`{}` cannot be made", folder.display()))?;
+        let (xtask, archive) = (folder.join(XTASK), folder.join(ARCHIVE));
+        copy(&std::env::current_exe()?, &xtask)?;
+        let names = [PROGRAM, BENCHMARK].into_iter().chain(TESTS.iter().map(|test| test.file));
+        let names: Vec<&str> = names.collect();
+        let file =
+            File::create(&archive).with_context(|| format!("`{}` cannot be made", archive.display()))?;
+        let bytes = pack(&self.folder, &names, file).context("failed to pack the executables")?;
+        let size = |path: &Path| fs::metadata(path).map(|data| data.len());
+        let packed = size(&xtask)? + size(&archive)?;
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        console::say(&format!(
+            "{} executables of {:.1} MiB, packed {:.1} MiB",
+            names.len() + 1,
+            mib(bytes + size(&xtask)?),
+            mib(packed)
+        ));
+        ensure!(
+            packed <= MOST_BYTES,
+            "the pack has {packed} bytes, more than {MOST_BYTES}\nhint: build for one compute capability"
+        );
         console::say(&format!(
             "now, where the GPU is: {0}/{XTASK} gpu-check --from {0}",
-            self.folder.display()
+            folder.canonicalize()?.display()
         ));
+        Ok(())
     }
 
     pub(super) fn program(&self) -> PathBuf {
@@ -120,15 +130,51 @@ impl Pack {
             .current_dir(data);
         Ok(command.status().with_context(|| format!("failed to start {}", test.file))?.success())
     }
+}
 
-    fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let names = [PROGRAM, BENCHMARK, XTASK].into_iter().chain(TESTS.iter().map(|test| test.file));
-        names.map(|name| self.folder.join(name))
+/// Writes the files of these names one after the other, behind a line for each of them with its name and size and an empty
+/// line. Returns the bytes of the files.
+fn pack(folder: &Path, names: &[&str], to: impl std::io::Write) -> Result<u64> {
+    let mut encoder = zstd::Encoder::new(to, LEVEL)?;
+    encoder.long_distance_matching(true)?;
+    encoder.window_log(WINDOW_LOG)?;
+    let mut total = 0;
+    for name in names {
+        let bytes = fs::metadata(folder.join(name)).with_context(|| format!("`{name}`"))?.len();
+        writeln!(encoder, "{name} {bytes}")?;
+        total += bytes;
     }
+    writeln!(encoder)?;
+    for name in names {
+        std::io::copy(&mut File::open(folder.join(name))?, &mut encoder)?;
+    }
+    encoder.finish()?.flush()?;
+    Ok(total)
+}
 
-    fn bytes(&self) -> Result<u64> {
-        self.files().map(|path| Ok(fs::metadata(path)?.len())).sum()
+/// Makes the files of an archive in `folder`, to be run.
+fn unpack(archive: impl Read, folder: &Path) -> Result<()> {
+    let mut decoder = zstd::Decoder::new(archive)?;
+    decoder.window_log_max(WINDOW_LOG)?;
+    let mut content = BufReader::new(decoder);
+    let mut entries = Vec::new();
+    loop {
+        let mut line = String::new();
+        content.read_line(&mut line)?;
+        let Some((name, bytes)) = line.trim_end().split_once(' ') else { break };
+        entries.push((name.to_owned(), bytes.parse::<u64>().with_context(|| format!("size of `{name}`"))?));
     }
+    for (name, bytes) in entries {
+        let path = folder.join(&name);
+        // A file that runs cannot be written to, but it can be replaced.
+        if path.exists() {
+            fs::remove_file(&path)?;
+        }
+        let written = std::io::copy(&mut content.by_ref().take(bytes), &mut File::create(&path)?)?;
+        ensure!(written == bytes, "`{name}` has {written} bytes, expected {bytes}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 /// Checks that the data of the tests are in the working folder.
@@ -171,4 +217,31 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     // An executable with symbols does the same and is only larger.
     let _ = Command::new("strip").arg(to).stdin(Stdio::null()).status();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_is_unpacked() {
+        let [from, to] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let files = [("a", vec![7_u8; 100_000]), ("empty", Vec::new()), ("b", b"lines\n\nand more".to_vec())];
+        for (name, content) in &files {
+            fs::write(from.path().join(name), content).unwrap();
+        }
+        let mut archive = Vec::new();
+        let bytes = pack(from.path(), &["a", "empty", "b"], &mut archive).unwrap();
+        assert_eq!(bytes, 100_015);
+        assert!(archive.len() < 1000, "repetitions are found");
+        for _ in 0..2 {
+            unpack(&archive[..], to.path()).unwrap();
+            for (name, content) in &files {
+                let path = to.path().join(name);
+                assert_eq!(&fs::read(&path).unwrap(), content);
+                assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
+            }
+        }
+        assert!(unpack(&archive[..archive.len() / 2], to.path()).is_err());
+    }
 }
