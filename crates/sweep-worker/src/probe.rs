@@ -64,7 +64,8 @@ impl Trial<'_> {
     fn step(&self, count: u32) -> Result<()> {
         let side = self.spec.input_size as usize;
         let _moments = if self.before_first_step { self.moments()? } else { Vec::new() };
-        let images = Tensor::full(GREY, (count as usize, 3, side, side), self.device)?;
+        let images =
+            Tensor::full(GREY, (count as usize, 3, side, side), &Device::Cpu)?.to_device(self.device)?;
         let labels = vec![0; count as usize];
         let mut gradients = Gradients::wanted(self.model.parameters());
         let mut into = Accumulation { gradients: &mut gradients, weight: 1.0 };

@@ -15,6 +15,7 @@ pub(crate) fn device() -> Device {
 }
 
 /// A network of the reference where the images of these tests are.
+#[expect(clippy::needless_pass_by_value, reason = "the same function on the CPU returns it")]
 pub(crate) fn placed(model: Model) -> Model {
     model.to_device(&device(), Compute::Full).unwrap()
 }
