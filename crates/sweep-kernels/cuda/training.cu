@@ -270,12 +270,10 @@ KERNEL move_statistics(const Size* table, Size rows) {
     });
 }
 
-// Tensors: from, to. to = factor * from. Moves 8 bytes per element.
-KERNEL scale_tensors(const Size* table, Size rows) {
-    const Chunk chunk = chunk_of_block(table, rows);
+// Writes factor times the first tensor of a row into its second. Moves 8 bytes per element.
+__device__ void scale_chunk(const Chunk& chunk, float factor) {
     const float* from = chunk.at<const float>(0);
     float* to = chunk.at<float>(1);
-    const float factor = chunk.row->scalars[0];
     for_elements(chunk, [=](int i, auto width) {
         constexpr int n = decltype(width)::count;
         float values[n];
@@ -286,24 +284,20 @@ KERNEL scale_tensors(const Size* table, Size rows) {
     });
 }
 
-// Tensors: from, to. to = min(1, limit / (sqrt(squares[0]) + stability)) * from; all is copied as it is where squares[0] is
-// not finite. Moves 8 bytes per element.
-KERNEL clip_tensors(const Size* table, Size rows, const double* squares, double limit, double stability) {
+// Tensors: from, to. to = factor * from.
+KERNEL scale_tensors(const Size* table, Size rows) {
     const Chunk chunk = chunk_of_block(table, rows);
-    const float* from = chunk.at<const float>(0);
-    float* to = chunk.at<float>(1);
+    scale_chunk(chunk, chunk.row->scalars[0]);
+}
+
+// Tensors: from, to. to = min(1, limit / (sqrt(squares[0]) + stability)) * from; all is copied as it is where squares[0] is
+// not finite.
+KERNEL clip_tensors(const Size* table, Size rows, const double* squares, double limit, double stability) {
     const double total = *squares;
-    const double wanted = limit / (sqrt(total) + stability);
+    const double factor = limit / (sqrt(total) + stability);
     // The difference of what is not finite is NaN.
-    const float factor = total - total == 0.0 && wanted < 1.0 ? static_cast<float>(wanted) : 1.0f;
-    for_elements(chunk, [=](int i, auto width) {
-        constexpr int n = decltype(width)::count;
-        float values[n];
-        read(from, i, values);
-#pragma unroll
-        for (int k = 0; k < n; ++k) values[k] *= factor;
-        write(to, i, values);
-    });
+    const bool is_long = total - total == 0.0 && factor < 1.0;
+    scale_chunk(chunk_of_block(table, rows), is_long ? static_cast<float>(factor) : 1.0f);
 }
 
 // Tensor: values. partial[block] = the sum of the squares of its chunk, in double precision. Reads 4 bytes per element.
