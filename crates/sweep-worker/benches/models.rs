@@ -29,7 +29,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
-use sweep_attacks::{Attack, Loss, Norm};
+use sweep_attacks::{Attack, Crafting, Loss, Norm};
 use sweep_kernels::{
     AdamW, AdamWSettings, Chain, Classifier, Compute, Gradients, Layer, Linear, Mode, Noise, Optimizer,
     ParameterGroup, Parameters, Residual, Tape, cross_entropy, scale,
@@ -319,13 +319,14 @@ fn measure(options: &Options) -> Value {
         "forward" => |bench| drop(bench.model.logits(&bench.images).unwrap()),
         "train" => |bench| bench.train(&bench.images.clone()),
         "adv_train" => |bench| {
-            let perturbed = bench.craft(7);
-            bench.train(&perturbed);
+            let crafting = bench.craft(7);
+            bench.train(&crafting.images);
+            crafting.report.check().unwrap();
         },
         "eval" => |bench| {
             bench.model.logits(&bench.images).unwrap();
-            let perturbed = bench.craft(10);
-            bench.model.logits(&perturbed).unwrap();
+            let perturbed = bench.craft(10).finish().unwrap();
+            bench.model.logits(&perturbed.images).unwrap();
         },
         mode => panic!("mode {mode} is unknown; known are forward, train, adv_train, eval"),
     };
@@ -412,9 +413,9 @@ impl Bench {
     }
 
     /// Every sample takes every step, as in PyTorch's benchmark; an evaluation would leave broken samples out.
-    fn craft(&self, steps: usize) -> Tensor {
+    fn craft(&self, steps: usize) -> Crafting {
         let attack = Attack::apgd(Norm::Linf, Loss::CrossEntropy, NonZeroUsize::new(steps).unwrap());
-        attack.craft(&self.model, &self.images, &self.labels, EPSILON).unwrap().images
+        attack.begin(&self.model, &self.images, &self.labels, EPSILON).unwrap()
     }
 
     fn train(&mut self, images: &Tensor) {

@@ -1,6 +1,9 @@
 //! What NVIDIA's management library (NVML) says of the GPU that an attempt computes on: its name, and how much of it is
 //! used. Nothing depends on it but what is written down; where the library is missing, less is.
 
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
 use sweep_core::event::Event;
 
 /// One look at a GPU, all programs on it included.
@@ -120,9 +123,57 @@ pub(crate) fn name_of(device: &str) -> String {
     gpu.and_then(|gpu| gpu.name()).unwrap_or_else(|| device.to_owned())
 }
 
+/// Looks from a thread of its own, which a driver in trouble may keep forever: nobody waits for it, and it ends when nobody
+/// wants its looks any more. Returns what gives the newest look, each once.
+pub(crate) fn watch(mut look: impl FnMut() -> Option<Look> + Send + 'static) -> impl FnMut() -> Option<Look> {
+    // Without room in between, the next look is made when this one was taken.
+    let (send, looks) = sync_channel(0);
+    let watching =
+        thread::Builder::new().name("gpu".to_owned()).spawn(move || while send.send(look()).is_ok() {});
+    if let Err(error) = watching {
+        tracing::warn!("the GPU's use is not recorded: {error}");
+    }
+    move || looks.try_recv().ok().flatten()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
+    use sweep_testkit::wait_until;
+
     use super::*;
+
+    fn look(memory_bytes: u64) -> Look {
+        Look { memory_bytes, memory_total_bytes: 16, busy_percent: 0 }
+    }
+
+    #[test]
+    fn looks_come_one_by_one_until_nobody_wants_them() {
+        let (gone, end) = channel::<()>();
+        let mut next = 0;
+        let mut looks = watch(move || {
+            let _alive = &gone;
+            next += 1;
+            // Every other one fails.
+            (next % 2 == 1).then(|| look(next))
+        });
+        let mut seen = Vec::new();
+        wait_until("three looks", || {
+            seen.extend(looks());
+            (seen.len() == 3).then_some(())
+        });
+        assert_eq!(seen, [look(1), look(3), look(5)]);
+        drop(looks);
+        assert!(end.recv().is_err(), "the thread has ended");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_driver_that_does_not_answer() {
+        let (_asked, answer) = channel::<Look>();
+        let mut looks = watch(move || answer.recv().ok());
+        assert_eq!(looks(), None);
+    }
 
     #[test]
     fn usage_is_the_most_memory_and_the_mean_of_the_rest() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sweep_core::event::Event;
 
 use crate::events::{EventLog, Place};
-use crate::gpu::{Gpu, Look, Usage};
+use crate::gpu::{Gpu, Look, Usage, watch};
 use crate::{Error, Result};
 
 /// How often the thread looks where the work is.
@@ -23,7 +23,7 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Starts the thread, which also looks at the GPU where there is one.
+    /// Starts the thread, and one that looks at the GPU where there is one.
     ///
     /// # Errors
     /// [`Error::Thread`].
@@ -31,9 +31,9 @@ impl Heartbeat {
         let clock = Arc::new(Clock::default());
         let (log, ticks) = (log.clone(), Arc::clone(&clock));
         let name = "heartbeat";
+        let mut looks = gpu.map(|gpu| watch(move || gpu.look()));
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let look = || gpu.as_ref().and_then(Gpu::look);
-            beat(&log, || ticks.tick(), look);
+            beat(&log, || ticks.tick(), || looks.as_mut().and_then(|look| look()));
         });
         let thread = thread.map_err(|source| Error::Thread { name, source })?;
         Ok(Self { clock, thread: Some(thread) })
@@ -73,7 +73,7 @@ impl Clock {
 }
 
 /// What the thread does: at every tick it looks after the claim and at the GPU, and tells what there is to tell.
-fn beat(log: &EventLog, mut tick: impl FnMut() -> bool, look: impl Fn() -> Option<Look>) {
+fn beat(log: &EventLog, mut tick: impl FnMut() -> bool, mut look: impl FnMut() -> Option<Look>) {
     let (mut rhythm, mut usage) = (Rhythm::default(), Usage::default());
     let mut ticks: u32 = 0;
     while tick() {
