@@ -60,6 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         (None, Some(folder)) => Pack::open(folder)?,
         (None, None) => Pack::build(&pack::default_folder()?)?,
     };
+    pack.check_start()?;
     describe_machine();
     let mut failed = Vec::new();
     for test in pack::TESTS {

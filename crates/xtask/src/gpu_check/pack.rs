@@ -112,6 +112,18 @@ impl Pack {
         Ok(())
     }
 
+    /// Checks that the loader finds all libraries, of which a machine with a driver alone has some only.
+    pub(super) fn check_start(&self) -> Result<()> {
+        let mut command = Command::new(self.program());
+        let output = command.arg("--version").output().context("failed to start the packed program")?;
+        ensure!(
+            output.status.success(),
+            "the program does not start: {}\nhint: it needs a driver (580 or newer), and cuBLAS 13 and cuDNN 9 where LD_LIBRARY_PATH says",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
     pub(super) fn program(&self) -> PathBuf {
         self.folder.join(PROGRAM)
     }
