@@ -4,8 +4,11 @@
 //! memory does not suffice. They leave no trace in the weights, the optimizer or the random streams. On the CPU, whose
 //! memory other programs share, it is what a sweep file gets that says nothing.
 //!
-//! Runs that share a GPU try at their own time, beside what the others take just then. What turns out not to fit later is
-//! halved, as any other size.
+//! Runs that share a GPU try one after the other, beside what the others take just then. What turns out not to fit later
+//! is halved, as any other size.
+
+use std::fs::File;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use sweep_core::event::FailureClass;
@@ -43,6 +46,8 @@ impl Trial<'_> {
         if self.device.is_cpu() {
             return Ok(usual(batch_size));
         }
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+        let _turn = turn(&std::env::temp_dir(), &visible);
         let found = largest_that_fits(batch_size, begun_with, |images| self.fits(images))?;
         // What the largest trial took is not ours to keep: another run may share the GPU.
         release_memory(self.device)?;
@@ -90,6 +95,17 @@ impl Trial<'_> {
         let parameters = (0..each).flat_map(|_| self.model.parameters().trainable());
         Ok(parameters.map(|(_, _, tensor)| tensor.zeros_like()).collect::<candle_core::Result<_>>()?)
     }
+}
+
+/// Waits until no other worker of this machine tries sizes on the GPU called `name`: two at once would each find less than
+/// there is. The turn ends with the file, however the worker ends; where files cannot be locked there are no turns.
+fn turn(folder: &Path, name: &str) -> Option<File> {
+    let name: String =
+        name.chars().map(|letter| if letter.is_alphanumeric() { letter } else { '-' }).collect();
+    let path = folder.join(format!("sweep-trial-{name}.lock"));
+    let opened = File::options().create(true).append(true).open(&path);
+    let locked = opened.and_then(|file| file.lock().map(|()| file));
+    locked.inspect_err(|error| tracing::warn!(path = %path.display(), "no turn to try sizes: {error}")).ok()
 }
 
 /// Returns the largest size that `fits` among 1, the next divisor of the batch that is at least twice as large, and so on: 1,
@@ -170,6 +186,18 @@ mod tests {
                 prop_assert!(doubled(found, batch).is_none_or(|next| next > room));
             }
         }
+    }
+
+    #[test]
+    fn a_gpu_is_tried_by_one_worker_at_a_time() {
+        let workspace = Workspace::new();
+        let held = turn(workspace.home(), "GPU-1").unwrap();
+        let other = File::open(workspace.home().join("sweep-trial-GPU-1.lock")).unwrap();
+        assert!(other.try_lock().is_err());
+        assert!(turn(workspace.home(), "GPU-2").is_some(), "another GPU has turns of its own");
+        drop(held);
+        assert!(other.try_lock().is_ok());
+        assert!(turn(&workspace.home().join("nowhere"), "GPU-1").is_none());
     }
 
     #[test]
