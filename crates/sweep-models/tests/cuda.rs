@@ -3,6 +3,7 @@
 //! Runs on a real GPU, or on the emulated device of sweep-kernels.
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![expect(clippy::print_stdout, reason = "the errors that were found are worth reading, whatever the limits")]
 
 mod common;
 
