@@ -22,7 +22,7 @@ use crate::files::remove_leftovers;
 use crate::history::History;
 use crate::probe::Trial;
 use crate::stop::Stop;
-use crate::train::{Clock, Unread};
+use crate::train::Unread;
 use crate::{Arguments, Error, Result, compute, load, network, save, sharing};
 
 /// Everything an attempt works with.
@@ -44,8 +44,6 @@ pub(crate) struct Session<'a> {
     pub(crate) position: Position,
     /// What the last step has to say, if that was not read yet: `position` counts the step, but its sums lack it.
     pub(crate) unread: Option<Unread>,
-    /// `None` before the first epoch of the attempt.
-    pub(crate) clock: Option<Clock>,
     pub(crate) log: &'a EventLog,
     history: History,
     sharing: Sharing,
@@ -158,7 +156,6 @@ impl<'a> Session<'a> {
             optimizer,
             position,
             unread: None,
-            clock: None,
             log,
             history,
             sharing,

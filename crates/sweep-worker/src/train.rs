@@ -25,20 +25,29 @@ struct Epoch {
     attack: Attack,
     /// Optimizer steps.
     steps: u32,
+    clock: Clock,
 }
 
-/// Times the current epoch.
+/// Times an epoch.
 #[derive(Clone, Copy)]
-pub(crate) struct Clock {
+struct Clock {
     begin: Instant,
     /// Seconds that earlier attempts took for it.
     before: f64,
+}
+
+impl Clock {
+    fn seconds(self) -> f64 {
+        self.before + self.begin.elapsed().as_secs_f64()
+    }
 }
 
 /// What a step that was enqueued will have to say: whether its numbers were finite, and how well the model did.
 pub(crate) struct Unread {
     /// The place of the step: completed epochs, and steps before it.
     place: (u32, u32),
+    /// That of its epoch.
+    clock: Clock,
     attacks: Vec<PendingReport>,
     outcomes: Vec<Outcome>,
     /// The norm of the gradient, where it is clipped.
@@ -49,10 +58,10 @@ impl Session<'_> {
     /// Trains from the current position to the end of its epoch.
     pub(crate) fn train_epoch(&mut self) -> Result<()> {
         let clock = Clock { begin: Instant::now(), before: self.position.sums.seconds };
-        self.clock = Some(clock);
         let number = self.position.epoch();
         let images = self.dataset.train().len();
-        let epoch = Epoch { attack: network::training_attack(&self.spec), steps: self.shape().steps() };
+        let epoch =
+            Epoch { attack: network::training_attack(&self.spec), steps: self.shape().steps(), clock };
         let mut order = epoch_order(images, self.spec.seed, u64::from(number));
         order.drain(..(self.position.step * self.spec.batch_size).min(images) as usize);
         let augmenter = Augmenter::new(&self.spec.augmentation, self.spec.seed, u64::from(number))?;
@@ -77,7 +86,8 @@ impl Session<'_> {
         let images = self.spec.batch_size.min(self.dataset.train().len() - done);
         let mut gradients = Gradients::wanted(self.model.parameters());
         let (place, mut statistics) = (self.position.place(), Vec::new());
-        let mut unread = Unread { place, attacks: Vec::new(), outcomes: Vec::new(), norm: None };
+        let mut unread =
+            Unread { place, clock: epoch.clock, attacks: Vec::new(), outcomes: Vec::new(), norm: None };
         let mut seen = 0;
         while seen < images {
             // A step that is broken off here has changed nothing and is done again.
@@ -109,7 +119,7 @@ impl Session<'_> {
 
     /// Takes in what the last step has to say, once the device is done with it. Nothing is saved before.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        let Some(Unread { place: (epoch, step), attacks, outcomes, norm }) = self.unread.take() else {
+        let Some(Unread { place: (epoch, step), clock, attacks, outcomes, norm }) = self.unread.take() else {
             return Ok(());
         };
         attacks.into_iter().try_for_each(PendingReport::check)?;
@@ -128,9 +138,7 @@ impl Session<'_> {
         if let Some(norm) = norm.map(NormBefore::finish).transpose()?.filter(|norm| !norm.is_finite()) {
             return Err(Error::GradientNotFinite { epoch, step, norm });
         }
-        if let Some(Clock { begin, before }) = self.clock {
-            sums.seconds = before + begin.elapsed().as_secs_f64();
-        }
+        sums.seconds = clock.seconds();
         Ok(())
     }
 

@@ -1,8 +1,7 @@
 //! What a machine without cargo needs: the program, the tests that want a GPU, and the benchmark.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -144,49 +143,27 @@ impl Pack {
     }
 }
 
-/// Writes the files of these names one after the other, behind a line for each of them with its name and size and an empty
-/// line. Returns the bytes of the files.
-fn pack(folder: &Path, names: &[&str], to: impl std::io::Write) -> Result<u64> {
+/// Writes the files of these names into one compressed archive. Returns their bytes.
+fn pack(folder: &Path, names: &[&str], to: impl Write) -> Result<u64> {
     let mut encoder = zstd::Encoder::new(to, LEVEL)?;
     encoder.long_distance_matching(true)?;
     encoder.window_log(WINDOW_LOG)?;
+    let mut archive = tar::Builder::new(encoder);
     let mut total = 0;
     for name in names {
-        let bytes = fs::metadata(folder.join(name)).with_context(|| format!("`{name}`"))?.len();
-        writeln!(encoder, "{name} {bytes}")?;
-        total += bytes;
+        let path = folder.join(name);
+        archive.append_path_with_name(&path, name).with_context(|| format!("`{name}`"))?;
+        total += fs::metadata(&path)?.len();
     }
-    writeln!(encoder)?;
-    for name in names {
-        std::io::copy(&mut File::open(folder.join(name))?, &mut encoder)?;
-    }
-    encoder.finish()?.flush()?;
+    archive.into_inner()?.finish()?;
     Ok(total)
 }
 
-/// Makes the files of an archive in `folder`, to be run.
+/// Makes the files of an archive in `folder`, instead of those of the same names.
 fn unpack(archive: impl Read, folder: &Path) -> Result<()> {
     let mut decoder = zstd::Decoder::new(archive)?;
     decoder.window_log_max(WINDOW_LOG)?;
-    let mut content = BufReader::new(decoder);
-    let mut entries = Vec::new();
-    loop {
-        let mut line = String::new();
-        content.read_line(&mut line)?;
-        let Some((name, bytes)) = line.trim_end().split_once(' ') else { break };
-        entries.push((name.to_owned(), bytes.parse::<u64>().with_context(|| format!("size of `{name}`"))?));
-    }
-    for (name, bytes) in entries {
-        let path = folder.join(&name);
-        // A file that runs cannot be written to, but it can be replaced.
-        if path.exists() {
-            fs::remove_file(&path)?;
-        }
-        let written = std::io::copy(&mut content.by_ref().take(bytes), &mut File::create(&path)?)?;
-        ensure!(written == bytes, "`{name}` has {written} bytes, expected {bytes}");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(())
+    Ok(tar::Archive::new(decoder).unpack(folder)?)
 }
 
 /// Checks that the data of the tests are in the working folder.
@@ -233,6 +210,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -240,7 +219,9 @@ mod tests {
         let [from, to] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let files = [("a", vec![7_u8; 100_000]), ("empty", Vec::new()), ("b", b"lines\n\nand more".to_vec())];
         for (name, content) in &files {
-            fs::write(from.path().join(name), content).unwrap();
+            let path = from.path().join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let mut archive = Vec::new();
         let bytes = pack(from.path(), &["a", "empty", "b"], &mut archive).unwrap();
