@@ -14,6 +14,7 @@ use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Record};
 use sweep_core::home::Home;
 use sweep_core::micro_batch::MicroBatch;
+use sweep_core::schedule::EpsilonSchedule;
 use sweep_core::spec::{EmaSpec, Objective, OptimizerSpec, RunSpec};
 use sweep_testkit::{Workspace, sample_run};
 use sweep_worker::{Arguments, Ending, Stop, run_attempt};
@@ -44,6 +45,8 @@ fn recipe(name: &str, images: u32) -> RunSpec {
     spec.dataset.definition.source =
         DatasetSource::Procedural { family: ProceduralFamily::Shapes, seed: 0, train: images + 10, test: 20 };
     spec.epochs = 2;
+    // Every step attacks.
+    spec.epsilon_schedule = EpsilonSchedule::Fixed;
     // Tests under attack wait the more the longer the model holds out.
     spec.evaluation.max_epsilon = Epsilon::ZERO;
     spec.batch_size = 8;
