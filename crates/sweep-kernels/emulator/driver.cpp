@@ -114,6 +114,11 @@ Counters& counters() {
     return *all;
 }
 
+unsigned long long& synchronizations() {
+    thread_local unsigned long long count = 0;
+    return count;
+}
+
 void submit(void* stream, const char* operation, std::function<void()> work) {
     Stream* target = find_stream(stream);
     if (target == nullptr) fail("%s: there is no such stream in the calling thread's context", operation);
@@ -123,7 +128,7 @@ void submit(void* stream, const char* operation, std::function<void()> work) {
 Wait::Wait() : was_idle(is_idle()) {}
 
 Wait::~Wait() {
-    ++counters().synchronizations;
+    ++synchronizations();
     if (!was_idle && is_idle()) ++counters().idle_waits;
 }
 
@@ -133,10 +138,10 @@ using namespace emulated;
 
 // ---- What tests read ----
 
-// How often the host has waited for the device: stream, context and event synchronisations, synchronous copies, copies to or
-// from host memory that is not page-locked, and frees that synchronise.
-CUDA_API unsigned long long sweep_emulator_synchronizations() { return counters().synchronizations.load(); }
-// How many of these waits found a busy device and left it with nothing to do. Where streams are eager, none.
+// How often the calling thread has waited for the device: stream, context and event synchronisations, synchronous copies, copies
+// to or from host memory that is not page-locked, and frees that synchronise.
+CUDA_API unsigned long long sweep_emulator_synchronizations() { return synchronizations(); }
+// How many waits of all threads found a busy device and left it with nothing to do. Where streams are eager, none.
 CUDA_API unsigned long long sweep_emulator_idle_waits() { return counters().idle_waits.load(); }
 // Kernels launched so far; work of the libraries does not count.
 CUDA_API unsigned long long sweep_emulator_launches() { return counters().launches.load(); }

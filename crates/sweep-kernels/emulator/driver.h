@@ -55,11 +55,13 @@ int current_device();
 // The stream behind a handle in the calling thread's context; null when either is missing.
 Stream* find_stream(CUstream handle);
 
-// Host synchronisations, those that made a busy device idle, and launches so far.
+// Waits of the host that made a busy device idle, and launches so far, of all threads.
 struct Counters {
-    std::atomic<unsigned long long> synchronizations{0}, idle_waits{0}, launches{0};
+    std::atomic<unsigned long long> idle_waits{0}, launches{0};
 };
 Counters& counters();
+// How often the calling thread has waited so far.
+unsigned long long& synchronizations();
 // A wait of the host, counted when it is over.
 struct Wait {
     Wait();

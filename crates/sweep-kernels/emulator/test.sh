@@ -7,7 +7,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 [ $# -eq 1 ] || { echo "usage: test.sh OUT" >&2; exit 2; }
 out="$1/selftest"
 "$here/build.sh" "$out" "$here/tests/kernels.cu"
-g++ -std=c++17 -O2 -Wall -Wextra -o "$out/selftest" "$here/tests/selftest.cpp" -L "$out/lib" \
+g++ -std=c++17 -O2 -Wall -Wextra -pthread -o "$out/selftest" "$here/tests/selftest.cpp" -L "$out/lib" \
   -l:libcudnn.so.9 -l:libcublas.so.13 -l:libcublasLt.so.13 -l:libcuda.so.1 -Wl,-rpath,"$(cd "$out" && pwd)/lib"
 for order in forward reverse random; do
   for streams in eager lazy; do

@@ -14,6 +14,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../bf16.h"
@@ -23,6 +24,7 @@ extern "C" {
 int cuInit(unsigned);
 int cuDevicePrimaryCtxRetain(void**, int);
 int cuCtxSetCurrent(void*);
+int cuCtxGetCurrent(void**);
 int cuMemAlloc_v2(Pointer*, size_t);
 int cuMemFree_v2(Pointer);
 int cuMemHostAlloc(void**, size_t, unsigned);
@@ -533,6 +535,10 @@ void test_streams() {
     if (mode != nullptr && std::strcmp(mode, "lazy") == 0) check(values[0] == 3.0f, "a lazy stream has done nothing before the host waits");
     MUST(cuStreamSynchronize(stream));
     check(sweep_emulator_synchronizations() == before + 1, "a stream synchronisation is counted");
+    void* context;
+    MUST(cuCtxGetCurrent(&context));
+    std::thread([context] { MUST(cuCtxSetCurrent(context)); MUST(cuCtxSynchronize()); }).join();
+    check(sweep_emulator_synchronizations() == before + 1, "another thread's synchronisation is its own");
     check(values[0] == 7.0f && values[count - 1] == 7.0f, "copy, kernel and copy in the order of the stream");
     void* event;
     MUST(cuEventCreate(&event, 2));
