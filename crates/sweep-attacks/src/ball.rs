@@ -22,6 +22,21 @@ pub enum Norm {
     L2,
 }
 
+impl Norm {
+    /// The size of a perturbation with these entries.
+    pub(crate) fn size<T: Element>(self, entries: impl Iterator<Item = T>) -> T {
+        match self {
+            Self::Linf => largest_magnitude(entries),
+            Self::L2 => length(entries),
+        }
+    }
+}
+
+/// How far two images are apart.
+pub(crate) fn distance<T: Element>(norm: Norm, one: &[T], other: &[T]) -> T {
+    norm.size(one.iter().zip(other).map(|(&a, &b)| a - b))
+}
+
 /// Source of numbers drawn uniformly from [0, 1).
 pub type Uniform = Box<dyn FnMut() -> f64>;
 
@@ -107,11 +122,7 @@ impl<T: Element> Ball<'_, T> {
     /// Whether `point` is admissible, up to the rounding of sums like center + radius.
     pub(crate) fn contains(&self, point: &[T]) -> bool {
         let in_box = point.iter().all(|&pixel| pixel >= T::zero() && pixel <= T::one());
-        let offsets = point.iter().zip(self.center).map(|(&pixel, &center)| pixel - center);
-        let size = match self.norm {
-            Norm::Linf => largest_magnitude(offsets),
-            Norm::L2 => length(offsets),
-        };
+        let size = distance(self.norm, point, self.center);
         in_box && is_within(self.norm, size, self.radius, point.len())
     }
 
@@ -119,19 +130,11 @@ impl<T: Element> Ball<'_, T> {
     /// l2 a uniformly distributed direction at the radius; then clamped to [0, 1].
     pub(crate) fn random_point(&self, uniform: &mut dyn FnMut() -> f64) -> Vec<T> {
         let count = self.center.len();
-        let (direction, size) = match self.norm {
-            Norm::Linf => {
-                let direction = uniform_entries::<T>(count, uniform);
-                let size = largest_magnitude(direction.iter().copied());
-                (direction, size)
-            }
-            Norm::L2 => {
-                let direction = normal_entries::<T>(count, uniform);
-                let size = length(direction.iter().copied());
-                (direction, size)
-            }
+        let direction = match self.norm {
+            Norm::Linf => uniform_entries::<T>(count, uniform),
+            Norm::L2 => normal_entries::<T>(count, uniform),
         };
-        let size = size + T::from_f64(NORM_STABILITY);
+        let size = self.norm.size(direction.iter().copied()) + T::from_f64(NORM_STABILITY);
         let perturb = |(&center, entry): (&T, T)| (center + self.radius * (entry / size)).clamp_to_unit();
         self.center.iter().zip(direction).map(perturb).collect()
     }
@@ -312,7 +315,7 @@ mod tests {
     }
 
     fn distance(a: &[f64], b: &[f64]) -> f64 {
-        largest_magnitude(a.iter().zip(b).map(|(a, b)| a - b))
+        super::distance(Norm::Linf, a, b)
     }
 
     proptest! {

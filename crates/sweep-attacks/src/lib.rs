@@ -1,4 +1,4 @@
-//! Adversarial attacks on a classifier: APGD, PGD and FGSM, in l∞ and l2.
+//! Adversarial attacks on a classifier: APGD, PGD and FGSM, in l∞ and l2, and AutoAttack in l∞.
 //!
 //! An [`Attack`] looks for images near given ones that a [`sweep_kernels::Classifier`] gets wrong. It has two
 //! uses:
@@ -7,7 +7,8 @@
 //!   on. TRADES climbs a divergence instead of a classification loss ([`Loss::KullbackLeibler`]), from near the
 //!   clean image ([`gaussian_start`], [`Attack::craft_from`]);
 //! - **evaluation** ([`Attack::evaluate`]): decide for each image whether *any* query was misclassified, and stop
-//!   working on an image as soon as that is settled.
+//!   working on an image as soon as that is settled. A [`Cascade`] does so with several attacks, each on what the
+//!   others left: AutoAttack, with FAB and the Square attack.
 //!
 //! APGD follows section D of the paper page, whose reference is the public `auto-attack` program: the
 //! arithmetic, its order and its rounding are the reference's, so that on equal gradients the iterates are
@@ -22,22 +23,28 @@
 
 mod attack;
 mod ball;
+mod cascade;
 mod checkpoints;
 #[cfg(feature = "cuda")]
 mod device;
 mod element;
 mod error;
 mod evaluation;
+mod fab;
 mod host;
 mod input;
 mod objective;
+mod oracle;
+mod plane;
 mod report;
 mod sample;
 mod search;
+mod square;
 mod step_control;
 
 pub use attack::{Attack, Loss};
 pub use ball::{Norm, Uniform, gaussian_start, random_start};
+pub use cascade::{Cascade, CascadeEvaluation, CascadeOutcome, Nearest, Stage, nearest_misclassified};
 pub use error::{Error, Result};
 pub use evaluation::{BrokenSamples, Start};
 pub use objective::{LossAndGradient, Objective, losses};

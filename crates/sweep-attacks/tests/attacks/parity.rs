@@ -1,23 +1,18 @@
 //! Equality with the reference: trajectories that the public `auto-attack` program produced on small
 //! networks of all families. The tests of the feature `cuda` run them on a GPU as well.
 //!
-//! `tests/data` holds the runs, per network: `x_u8` and `labels`, and for each run the quantities that the tests below
-//! name. Images are stored as 8-bit numbers; of the points only some are stored. The networks themselves are those that
-//! `sweep-models` is tested with, but for `aa_*`, whose folders hold timm's `config.json` and weights as well.
-//!
 //! The complete reference set, with every point and all hundred images of `aa_*`, is compared by
 //! `cargo test -p sweep-attacks --test attacks -- --ignored --nocapture` where it lies beside the checkout.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use sweep_attacks::{Attack, BrokenSamples, Crafted, Loss, Norm, Objective, Start, Trajectory, losses};
+use sweep_attacks::{
+    Attack, BrokenSamples, Crafted, Loss, Norm, Objective, Start, Trajectory, losses, nearest_misclassified,
+};
 use sweep_kernels::Classifier;
-use sweep_models::Model;
 
-use crate::support::{BEST_LOSS_TOLERANCE, device, numbers, placed};
+use crate::fixture::{Fixture, NETWORKS, TRAINED};
+use crate::support::{BEST_LOSS_TOLERANCE, device, numbers};
 
 /// The reference in f32 and f64 differ by up to 1e-4 in a best loss (Swin under targeted DLR; 2e-5 elsewhere).
 const LOSS_TOLERANCE: f64 = 1e-4;
@@ -27,87 +22,23 @@ const QUERY_TOLERANCE: f64 = 5e-4;
 const PIXEL_TOLERANCE: f64 = 1e-6;
 /// One gradient entry near zero can flip its sign between two correct programs.
 const SHARE_OF_OTHER_PIXELS: f64 = 1e-3;
+/// FAB's points follow from logits and gradients without signs, so that rounding stays rounding.
+const DISTANCE_TOLERANCE: f64 = 1e-5;
 /// Relative to the largest entry: ten times what the reference's own f32 and f64 gradients differ by.
 const GRADIENT_TOLERANCE: f64 = 3e-5;
 /// The same for residual networks, whose gradients the reference itself knows to 1.3e-5 only.
 const RESNET_GRADIENT_TOLERANCE: f64 = 1.3e-4;
 
-const NETWORKS: [&str; 7] =
-    ["vit", "swin", "convnext", "resnet50", "clip_vit", "clip_vit_quickgelu", "clip_convnext"];
-const TRAINED: [&str; 2] = ["aa_vit", "aa_resnet50"];
-
 /// Runs of cross entropy from the clean image: epsilon in 255ths, and steps.
 const FROM_CLEAN: [(u8, usize); 4] = [(4, 7), (4, 10), (8, 7), (8, 10)];
-
-/// A network and what the reference found on it.
-struct Fixture {
-    network: &'static str,
-    model: Model,
-    tensors: HashMap<String, Tensor>,
-}
-
-impl Fixture {
-    /// The part of the reference set that is stored with this crate.
-    fn stored(network: &'static str) -> Self {
-        let data = |owner: &str| crate_folder().join(owner).join(network);
-        let own = data("tests/data");
-        let is_trained = TRAINED.contains(&network);
-        let weights = if is_trained { own.clone() } else { data("../sweep-models/tests/data") };
-        Self::load(network, &weights, &own)
-    }
-
-    /// The complete reference set.
-    fn complete(network: &'static str) -> Self {
-        let folder = complete_set().join(network);
-        Self::load(network, &folder, &folder)
-    }
-
-    fn load(network: &'static str, weights: &Path, runs: &Path) -> Self {
-        let file = if TRAINED.contains(&network) { "results.safetensors" } else { "attack.safetensors" };
-        let model = placed(Model::load_folder(weights, DType::F32).unwrap());
-        let tensors = candle_core::safetensors::load(runs.join(file), &Device::Cpu).unwrap();
-        Self { network, model, tensors }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
-    }
-
-    fn tensor(&self, name: &str) -> &Tensor {
-        &self.tensors[name]
-    }
-
-    fn numbers(&self, name: &str) -> Vec<f64> {
-        numbers(self.tensor(name))
-    }
-
-    fn classes(&self, name: &str) -> Vec<u32> {
-        self.numbers(name).into_iter().map(|class| class as u32).collect()
-    }
-
-    fn images(&self) -> Tensor {
-        let images = match self.tensors.get("x_u8") {
-            Some(bytes) => (bytes.to_dtype(DType::F32).unwrap() / 255.0).unwrap(),
-            None => self.tensor("x").clone(),
-        };
-        images.to_device(&device()).unwrap()
-    }
-}
-
-/// The folder of this crate, where the tests run.
-fn crate_folder() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
-}
-
-fn complete_set() -> PathBuf {
-    crate_folder().join("../../../shared/parity")
-}
 
 /// The largest differences that were found; beyond the limits a test has failed already.
 #[derive(Debug, Default)]
 struct Found {
     best_loss: f64,
     share_of_other_pixels: f64,
+    distance: f64,
+    point: f64,
     runs: usize,
     runs_with_points: usize,
 }
@@ -232,6 +163,27 @@ fn check_start_of_dlr(fixture: &Fixture) {
     assert_close(fixture.network, &gradient, &expected, tolerance * largest);
 }
 
+/// A targeted run of FAB towards the runner-up; an image that is misclassified to begin with is not attacked.
+fn check_nearest(fixture: &Fixture, worst: &mut Found) {
+    let (run, steps) = ("fab_t.n20", NonZeroUsize::new(20).unwrap());
+    let (images, labels) = (fixture.images(), fixture.classes("labels"));
+    let found = nearest_misclassified(Norm::Linf, steps, NonZeroUsize::MIN, &fixture.model, &images, &labels)
+        .unwrap();
+    let at = format!("{} {run}", fixture.network);
+    let distances: Vec<f64> = found.0.iter().map(|nearest| nearest.map_or(0.0, |n| n.distance)).collect();
+    assert_close(&at, &distances, &fixture.numbers(&format!("{run}.linf")), DISTANCE_TOLERANCE);
+    for (nearest, expected) in found.0.iter().zip(fixture.classes(&format!("{run}.pred"))) {
+        assert!(nearest.is_none_or(|nearest| nearest.prediction == expected), "{at}");
+    }
+    if fixture.has(&format!("{run}.x_adv")) {
+        let expected = fixture.numbers(&format!("{run}.x_adv"));
+        assert_close(&at, &numbers(&found.1), &expected, DISTANCE_TOLERANCE);
+        worst.point = worst.point.max(largest_difference(&numbers(&found.1), &expected));
+    }
+    worst.distance =
+        worst.distance.max(largest_difference(&distances, &fixture.numbers(&format!("{run}.linf"))));
+}
+
 /// Flags and losses of every image at every epsilon, and so the accuracies.
 fn check_accuracies(fixture: &Fixture, worst: &mut Found) {
     let (images, labels) = (fixture.images(), fixture.classes("labels"));
@@ -291,6 +243,13 @@ fn targeted_dlr_runs_equal_the_reference() {
 }
 
 #[test]
+fn fab_runs_equal_the_reference() {
+    for network in NETWORKS {
+        check_nearest(&Fixture::stored(network), &mut Found::default());
+    }
+}
+
+#[test]
 fn dlr_starts_like_the_reference() {
     for network in NETWORKS {
         check_start_of_dlr(&Fixture::stored(network));
@@ -321,6 +280,7 @@ fn the_complete_set_equals_the_reference() {
         check_given_start(&fixture, &mut worst);
         check_targeted_dlr(&fixture, &mut worst);
         check_start_of_dlr(&fixture);
+        check_nearest(&fixture, &mut worst);
         eprintln!("{network}: {worst:?}");
     }
     for network in TRAINED {

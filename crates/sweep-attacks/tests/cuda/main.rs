@@ -7,6 +7,8 @@
 mod equality;
 mod errors;
 mod evaluation;
+#[path = "../attacks/fixture.rs"]
+mod fixture;
 #[path = "../attacks/parity.rs"]
 mod parity;
 mod support;
