@@ -178,7 +178,7 @@ impl Cascade {
         check_label_count(job.images, labels)?;
         let input = Input::<T>::new(job.images, job.epsilon)?;
         let mut oracle = Oracle::new(job.model, job.images)?;
-        let mut ledger = job.clean_pass(&input, labels, &mut oracle)?;
+        let mut ledger = open(&input, labels, &mut oracle)?;
         if job.epsilon > 0.0 {
             for (number, &stage) in self.stages.iter().enumerate() {
                 job.run(stage, number, &mut ledger, &mut oracle)?;
@@ -218,29 +218,29 @@ struct Hit<T> {
     point: Vec<T>,
 }
 
-impl Job<'_> {
-    fn clean_pass<'i, T: Element>(
-        &self,
-        input: &'i Input<T>,
-        labels: &[u32],
-        oracle: &mut Oracle<'_>,
-    ) -> Result<Vec<Entry<'i, T>>> {
-        if labels.is_empty() {
-            return Ok(Vec::new());
-        }
-        let samples: Vec<usize> = (0..labels.len()).collect();
-        let centers: Vec<&[T]> = input.centers().collect();
-        let answers = oracle.ask(centers.iter().copied(), &samples, 0)?;
-        let entries = answers.rows().zip(labels).zip(centers).enumerate();
-        let entry = |(sample, ((row, &label), center)): (usize, ((&[T], &u32), &'i [T]))| {
-            Objective::CrossEntropy { label }.check(sample, row.len())?;
-            let prediction = most_likely(row) as u32;
-            let outcome = CascadeOutcome { clean_correct: prediction == label, prediction, broken_by: None };
-            Ok(Entry { label, center, clean_logits: row.to_vec(), point: None, outcome })
-        };
-        entries.map(entry).collect()
+/// Classifies the clean images.
+fn open<'i, T: Element>(
+    input: &'i Input<T>,
+    labels: &[u32],
+    oracle: &mut Oracle<'_>,
+) -> Result<Vec<Entry<'i, T>>> {
+    if labels.is_empty() {
+        return Ok(Vec::new());
     }
+    let samples: Vec<usize> = (0..labels.len()).collect();
+    let centers: Vec<&[T]> = input.centers().collect();
+    let answers = oracle.ask(centers.iter().copied(), &samples, 0)?;
+    let rows = answers.rows().zip(centers).zip(labels).enumerate();
+    rows.map(|(sample, ((row, center), &label))| {
+        Objective::CrossEntropy { label }.check(sample, row.len())?;
+        let prediction = most_likely(row) as u32;
+        let outcome = CascadeOutcome { clean_correct: prediction == label, prediction, broken_by: None };
+        Ok(Entry { label, center, clean_logits: row.to_vec(), point: None, outcome })
+    })
+    .collect()
+}
 
+impl Job<'_> {
     /// Runs one stage, target by target where it has any.
     fn run<T: Element>(
         &self,
@@ -416,8 +416,7 @@ fn typed_nearest<T: Element>(
     check_label_count(images, labels)?;
     let input = Input::<T>::new(images, 0.0)?;
     let mut oracle = Oracle::new(model, images)?;
-    let job = Job { model, images, epsilon: 0.0, generator: &|_, _| Box::new(|| 0.0) };
-    let ledger = job.clean_pass(&input, labels, &mut oracle)?;
+    let ledger = open(&input, labels, &mut oracle)?;
     let left: Vec<usize> = (0..ledger.len()).filter(|&at| ledger[at].outcome.clean_correct).collect();
     let aimed = left.iter().map(|&index| {
         let Entry { label, center, clean_logits, .. } = &ledger[index];

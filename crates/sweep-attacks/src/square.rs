@@ -60,12 +60,16 @@ impl<T: Element> Square<T> {
             }
             if let Some(step) = query.checked_sub(1) {
                 let side = side_at(step, self.queries, dims);
-                active.iter_mut().for_each(|game| game.propose(side, dims));
+                for game in &mut active {
+                    game.propose(side, dims);
+                }
             }
             let samples: Vec<usize> = active.iter().map(|game| game.image.index).collect();
             let points = active.iter().map(|game| game.proposed.as_slice());
             let answers = oracle.ask(points, &samples, query)?;
-            active.iter_mut().zip(answers.rows()).for_each(|(game, row)| game.observe(row));
+            for (game, row) in active.iter_mut().zip(answers.rows()) {
+                game.observe(row);
+            }
         }
         Ok(games.into_iter().map(Game::end).collect())
     }
@@ -118,7 +122,9 @@ impl<'i, T: Element> Game<'i, T> {
             for row in top..top + side {
                 let begin = (channel * rows + row) * columns + left;
                 let line = &mut self.proposed[begin..begin + side];
-                line.iter_mut().for_each(|pixel| *pixel += change);
+                for pixel in line.iter_mut() {
+                    *pixel += change;
+                }
                 ball(&self.image.center[begin..begin + side]).project(line);
             }
         }

@@ -131,7 +131,7 @@ proptest! {
         let reported: Vec<u32> = found.outcomes.iter().map(|one| one.prediction).collect();
         prop_assert_eq!(taken_for, reported);
         let correct = found.outcomes.iter().zip(&labels).map(|(one, label)| one.prediction == *label);
-        prop_assert!(correct.eq(found.outcomes.iter().map(|one| one.still_correct())));
+        prop_assert!(correct.eq(found.outcomes.iter().map(sweep_attacks::CascadeOutcome::still_correct)));
         prop_assert!(!found.outcomes[4].clean_correct && found.outcomes[4].broken_by.is_none());
     }
 
@@ -184,7 +184,8 @@ fn later_attacks_see_only_what_earlier_ones_left() {
     let (images, labels) = (fixture.images(), fixture.classes("labels"));
     let model = Counting::new(fixture.model);
     let at = |epsilon: f64, cascade: &Cascade| {
-        (model.forward_images.set(0), model.backward_images.set(0));
+        model.forward_images.set(0);
+        model.backward_images.set(0);
         let found = cascade.evaluate(&model, &images, &labels, epsilon, &generator).unwrap();
         assert_eq!(found.effort.forward_images, model.forward_images.get());
         assert_eq!(found.effort.backward_images, model.backward_images.get());
