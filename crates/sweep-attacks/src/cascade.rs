@@ -15,7 +15,7 @@ use crate::host::with_host_slice;
 use crate::input::{Input, check_label_count};
 use crate::objective::{Objective, most_likely, wrong_class_of_rank};
 use crate::oracle::Oracle;
-use crate::report::Effort;
+use crate::report::{Effort, Outcome};
 use crate::square::{Entrant, Square};
 use crate::{Error, Result};
 
@@ -109,6 +109,19 @@ impl CascadeOutcome {
     pub const fn still_correct(&self) -> bool {
         self.clean_correct && self.broken_by.is_none()
     }
+
+    /// Whether the clean image and every point that was tried up to the end of that stage are classified correctly.
+    pub fn withstood(&self, stage: usize) -> bool {
+        self.clean_correct && self.broken_by.is_none_or(|by| by > stage)
+    }
+}
+
+impl From<&Outcome> for CascadeOutcome {
+    /// That of an attack alone.
+    fn from(outcome: &Outcome) -> Self {
+        let Outcome { clean_correct, still_correct, prediction, .. } = *outcome;
+        Self { clean_correct, prediction, broken_by: (clean_correct && !still_correct).then_some(0) }
+    }
 }
 
 /// The result of [`Cascade::evaluate`].
@@ -142,6 +155,16 @@ impl Cascade {
     /// One attack alone.
     pub fn only(stage: Stage) -> Self {
         Self { stages: vec![stage] }
+    }
+
+    /// Returns the fewest classes it is defined for.
+    pub fn needed_classes(&self) -> usize {
+        self.stages.iter().map(|stage| stage.needed_classes()).max().unwrap_or(1)
+    }
+
+    /// Returns the sum of its attacks' [`Stage::cost`].
+    pub fn cost(&self) -> f64 {
+        self.stages.iter().map(|stage| stage.cost()).sum()
     }
 
     /// Its attacks, in order.
@@ -298,7 +321,7 @@ impl Job<'_> {
         let broken = found.outcomes.iter().zip(left).enumerate().filter(|(_, (one, _))| !one.still_correct);
         with_host_slice(&found.points, |pixels: &[T]| {
             let size = pixels.len() / left.len();
-            let hit = |(row, (one, &index)): (usize, (&crate::Outcome, &usize))| Hit {
+            let hit = |(row, (one, &index)): (usize, (&Outcome, &usize))| Hit {
                 index,
                 prediction: one.prediction,
                 point: pixels[row * size..(row + 1) * size].to_vec(),

@@ -410,6 +410,48 @@ impl AttackSpec {
     }
 }
 
+/// What finished models are tested with, without its radius.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EvaluationAttack {
+    /// One attack, from the clean image.
+    Single(AttackSpec),
+    /// Several attacks, each on the images that withstood those before.
+    Cascade(CascadeSpec),
+}
+
+/// Several attacks one after the other, without their radius.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum CascadeSpec {
+    /// AutoAttack's standard version in l-infinity (Croce and Hein, 2020; paper, Table 6).
+    Autoattack,
+}
+
+impl EvaluationAttack {
+    /// Returns the short text that tables and the database use, such as `apgd-10-ce`.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Single(attack) => attack.label(),
+            Self::Cascade(CascadeSpec::Autoattack) => "autoattack".to_owned(),
+        }
+    }
+
+    /// Returns the norm of the ball.
+    pub const fn norm(&self) -> Norm {
+        match self {
+            Self::Single(attack) => attack.norm(),
+            Self::Cascade(CascadeSpec::Autoattack) => Norm::Linf,
+        }
+    }
+}
+
+impl From<AttackSpec> for EvaluationAttack {
+    fn from(attack: AttackSpec) -> Self {
+        Self::Single(attack)
+    }
+}
+
 impl Norm {
     /// Returns the name used in the sweep file and in the database.
     pub const fn label(self) -> &'static str {
@@ -432,7 +474,7 @@ pub struct ValidationSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvaluationSpec {
     /// The attack.
-    pub attack: AttackSpec,
+    pub attack: EvaluationAttack,
     /// Largest radius; at least the target epsilon.
     pub max_epsilon: Epsilon,
 }

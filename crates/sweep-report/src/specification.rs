@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::schedule::EpsilonSchedule;
-use sweep_core::spec::{AttackSpec, Norm, Objective};
+use sweep_core::spec::{EvaluationAttack, Norm, Objective};
 
 use crate::key::Value;
 
@@ -120,7 +120,7 @@ fn label(name: &str, json: &Json, leaves: &BTreeMap<String, Value>) -> serde_jso
 }
 
 fn attack_label(json: &Json) -> serde_json::Result<String> {
-    let attack: AttackSpec = serde_json::from_value(json.clone())?;
+    let attack: EvaluationAttack = serde_json::from_value(json.clone())?;
     Ok(match attack.norm() {
         Norm::Linf => attack.label(),
         Norm::L2 => format!("{} l2", attack.label()),

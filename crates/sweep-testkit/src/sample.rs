@@ -39,7 +39,7 @@ pub fn sample_run(seed: u64) -> RunSpec {
         attack: attack.clone(),
         augmentation: Augmentation::None,
         validation: ValidationSpec { attack: attack.clone() },
-        evaluation: EvaluationSpec { attack, max_epsilon: Epsilon::from_255ths(4) },
+        evaluation: EvaluationSpec { attack: attack.into(), max_epsilon: Epsilon::from_255ths(4) },
         seed,
     }
 }

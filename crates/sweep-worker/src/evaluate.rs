@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use sweep_attacks::{Attack, BrokenSamples, Start};
+use sweep_attacks::{BrokenSamples, Start};
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, FailureClass, Phase, Split};
-use sweep_core::spec::AttackSpec;
 use sweep_data::Batch;
 use sweep_kernels::{Classifier as _, cross_entropy};
 
 use crate::checkpoint::{EpochRecord, Measured, Probe, Robust};
+use crate::measure::{NamedAttack, Tested};
 use crate::session::Session;
 use crate::{Result, compute, network};
 
@@ -18,10 +18,22 @@ use crate::{Result, compute, network};
 struct Pass<'a> {
     phase: Phase,
     split: sweep_data::Split,
-    /// `None` for clean images.
-    attack: Option<(&'a AttackSpec, Epsilon)>,
-    broken: BrokenSamples,
+    under: Under<'a>,
 }
+
+/// What the images of a pass are put to.
+#[derive(Clone, Copy)]
+enum Under<'a> {
+    /// Nothing: clean images.
+    Nothing,
+    /// A search that goes on to its end, whatever it finds.
+    Search(&'a Probe),
+    /// An attack that leaves an image alone as soon as it is misclassified.
+    Test(&'a NamedAttack, Epsilon),
+}
+
+/// Of the random numbers of an evaluation's attack: the same for all runs, as `sweep evaluate` has it.
+const EVALUATION_SEED: u64 = 0;
 
 impl Session<'_> {
     /// Validates the epoch that was just trained, reports it and moves on to the next. Robust accuracy is measured at the
@@ -77,30 +89,28 @@ impl Session<'_> {
         self.measure(&Pass {
             phase: Phase::Validation,
             split: self.dataset.validation().clone(),
-            attack: probe.map(|probe| (&probe.attack, probe.epsilon)),
-            broken: BrokenSamples::Stay,
+            under: probe.map_or(Under::Nothing, Under::Search),
         })
     }
 
     /// Measures the test split at every radius that no earlier attempt has measured with the model of digest `model`.
     pub(crate) fn evaluate(&mut self, model: &str) -> Result<()> {
-        let spec = self.spec.evaluation.attack.clone();
+        let attack = NamedAttack::from(&self.spec.evaluation.attack);
         for epsilon in self.spec.evaluation.points(self.spec.target_epsilon) {
-            let label = if epsilon.is_zero() { "none".to_owned() } else { spec.label() };
+            let label = attack.label_at(epsilon);
             if self.is_evaluated(model, &label, epsilon) {
                 continue;
             }
             let measured = self.measure(&Pass {
                 phase: Phase::Evaluation,
                 split: self.dataset.test().clone(),
-                attack: (!epsilon.is_zero()).then_some((&spec, epsilon)),
-                broken: BrokenSamples::Leave,
+                under: if epsilon.is_zero() { Under::Nothing } else { Under::Test(&attack, epsilon) },
             })?;
             self.log.write(Event::Evaluated {
                 epochs: self.spec.epochs,
                 split: Split::Test,
                 attack: label,
-                norm: spec.norm(),
+                norm: attack.norm(),
                 epsilon,
                 correct: measured.correct,
                 total: self.dataset.test().len(),
@@ -126,24 +136,24 @@ impl Session<'_> {
         Ok(measured)
     }
 
-    /// Returns the number of correct images and the sum of the losses.
+    /// Returns the number of correct images and the sum of the losses, of which a test knows none.
     fn measure_batch(&mut self, batch: Batch, pass: &Pass<'_>) -> Result<(u32, f64)> {
-        let Batch { images: pixels, labels, .. } = batch;
+        let Batch { images: pixels, labels, indices } = batch;
         let images = compute::images(&mut self.uploads, pixels, pass.split.image_size(), &self.device)?;
-        match pass.attack {
-            None => self.measure_clean(&images, &labels, pass.phase),
-            Some((spec, epsilon)) => {
-                let attack: Attack = network::attack(spec);
-                let found = attack.evaluate(
-                    self.measured_model(),
-                    &images,
-                    &labels,
-                    epsilon.value(),
-                    Start::Clean,
-                    pass.broken,
-                )?;
+        match pass.under {
+            Under::Nothing => self.measure_clean(&images, &labels, pass.phase),
+            Under::Search(probe) => {
+                let (attack, epsilon) = (network::attack(&probe.attack), probe.epsilon.value());
+                let (start, broken) = (Start::Clean, BrokenSamples::Stay);
+                let found =
+                    attack.evaluate(self.measured_model(), &images, &labels, epsilon, start, broken)?;
                 let loss = found.outcomes.iter().map(|outcome| outcome.best_loss).sum();
                 Ok((found.still_correct_count() as u32, loss))
+            }
+            Under::Test(attack, epsilon) => {
+                let batch = Tested { images: &images, labels: &labels, indices: &indices };
+                let outcomes = attack.test(self.measured_model(), batch, epsilon, EVALUATION_SEED)?;
+                Ok((outcomes.iter().filter(|outcome| outcome.still_correct()).count() as u32, 0.0))
             }
         }
     }

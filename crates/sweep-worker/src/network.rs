@@ -18,6 +18,7 @@ use sweep_models::{
 use crate::digest::read_digest;
 use crate::groups::{Rates, groups};
 use crate::history::History;
+use crate::measure::NamedAttack;
 use crate::{Error, Result};
 
 /// A model and the digest of the weights file it came from; `None` for random weights.
@@ -91,20 +92,23 @@ const DLR_CLASSES: u32 = 3;
 
 /// Checks that every attack of a run can be carried out on a dataset of `classes` classes.
 pub(crate) fn check_attacks(spec: &RunSpec, classes: u32) -> Result<()> {
-    let attacks = [
-        ("training", &spec.attack),
-        ("validation", &spec.validation.attack),
-        ("evaluation", &spec.evaluation.attack),
+    let needs = [
+        ("training", needed_classes(&spec.attack)),
+        ("validation", needed_classes(&spec.validation.attack)),
+        ("evaluation", NamedAttack::from(&spec.evaluation.attack).needed_classes() as u32),
     ];
-    match attacks.into_iter().find(|(_, attack)| !is_possible(attack, classes)) {
-        Some((purpose, _)) => Err(Error::TooFewClasses { purpose, needed: DLR_CLASSES, classes }),
+    match needs.into_iter().find(|(_, needed)| *needed > classes) {
+        Some((purpose, needed)) => Err(Error::TooFewClasses { purpose, needed, classes }),
         None => Ok(()),
     }
 }
 
-/// Returns whether an attack is defined on a dataset of `classes` classes.
-pub(crate) fn is_possible(AttackSpec::Apgd { loss, .. }: &AttackSpec, classes: u32) -> bool {
-    *loss != AttackLoss::Dlr || classes >= DLR_CLASSES
+/// Returns the fewest classes that an attack is defined on.
+pub(crate) fn needed_classes(AttackSpec::Apgd { loss, .. }: &AttackSpec) -> u32 {
+    match loss {
+        AttackLoss::CrossEntropy => 1,
+        AttackLoss::Dlr => DLR_CLASSES,
+    }
 }
 
 /// Checks that the network of a run can be trained here and that its model can be saved for timm afterwards.
@@ -255,7 +259,7 @@ mod tests {
         let uses: [(&str, Set); 3] = [
             ("training", |spec, attack| spec.attack = attack),
             ("validation", |spec, attack| spec.validation.attack = attack),
-            ("evaluation", |spec, attack| spec.evaluation.attack = attack),
+            ("evaluation", |spec, attack| spec.evaluation.attack = attack.into()),
         ];
         for (purpose, set) in uses {
             let mut spec = sample_run(0);

@@ -217,7 +217,7 @@ impl<'a> Session<'a> {
     pub(crate) fn companions_probes(&self, own: Option<&Probe>) -> Vec<Probe> {
         let classes = self.dataset.counts().classes;
         let mut probes = sharing::probes(&self.sharing, &self.position, own);
-        probes.retain(|probe| network::is_possible(&probe.attack, classes));
+        probes.retain(|probe| network::needed_classes(&probe.attack) <= classes);
         probes
     }
 

@@ -386,7 +386,8 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, value_enum, default_value_t = SplitName::Test)]
     pub(crate) split: SplitName,
 
-    /// METHOD-LOSS: apgd-STEPS, pgd-STEPS or fgsm, then ce, dlr or tRANK (targeted); -xCOUNT for random starts.
+    /// METHOD-LOSS: apgd-STEPS, pgd-STEPS or fgsm, then ce, dlr or tRANK (targeted); -xCOUNT for random starts. Or autoattack, or
+    /// one of its parts: apgd-STEPS-t, fab-STEPS, square-QUERIES.
     #[arg(long, default_value = "apgd-10-ce")]
     pub(crate) attack: NamedAttack,
 
@@ -414,7 +415,7 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) batch_size: u32,
 
-    /// Seed of random starts.
+    /// Seed of the attack's random numbers. With another one than 0 the points of such an attack join no results.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
 
@@ -437,7 +438,7 @@ Points of a run's final model on the run's own images join the results; what is 
 
 Examples:
   sweep evaluate 3f2a9c --epsilon 0..16/255
-  sweep evaluate 3f2a9c --attack apgd-100-t1 --epsilon 4/255,8/255 --output outcomes.csv
+  sweep evaluate 3f2a9c --attack autoattack --epsilon 4/255,8/255 --output outcomes.csv
   sweep evaluate models/resnet --dataset cub20 --sweep birds.yaml --attack apgd-10-ce-x5 --epsilon 0,2/255";
 
 /// Radii as they are written between two commas.

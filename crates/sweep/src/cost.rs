@@ -8,6 +8,7 @@ use sweep_core::dataset::{DatasetSource, SplitPolicy, ValidationPolicy};
 use sweep_core::event::Phase;
 use sweep_core::schedule::{EpsilonSchedule, Moment};
 use sweep_core::spec::{Architecture, Objective, ResnetBlock, RunSpec};
+use sweep_worker::NamedAttack;
 
 /// Operations of a run by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -49,7 +50,7 @@ impl Profile {
         Self {
             epochs: (0..spec.epochs).map(epoch).collect(),
             validation: validation * (1.0 + robust),
-            evaluation: test * (1.0 + points * (1.0 + attacked(spec.evaluation.attack.steps()))),
+            evaluation: test * (1.0 + points * NamedAttack::from(&spec.evaluation.attack).cost()),
         }
     }
 

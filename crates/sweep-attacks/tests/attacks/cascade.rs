@@ -30,12 +30,7 @@ fn attack(cascade: &Cascade, fixture: &Fixture, epsilon: u8) -> CascadeEvaluatio
 
 /// Images that are left after each stage.
 fn left(found: &CascadeEvaluation, stages: usize) -> Vec<usize> {
-    let withstands = |stage: usize| move |by: &usize| *by > stage;
-    let is_left = |stage: usize| {
-        let outcomes = found.outcomes.iter().filter(|one| one.clean_correct);
-        outcomes.filter(|one| one.broken_by.as_ref().is_none_or(withstands(stage))).count()
-    };
-    (0..stages).map(is_left).collect()
+    (0..stages).map(|stage| found.outcomes.iter().filter(|one| one.withstood(stage)).count()).collect()
 }
 
 /// How many images the reference has left after each of its attacks.

@@ -83,7 +83,7 @@ pub(crate) fn spec(seed: u64) -> RunSpec {
         attack: attack.clone(),
         augmentation: Augmentation::None,
         validation: ValidationSpec { attack: attack.clone() },
-        evaluation: EvaluationSpec { attack, max_epsilon: Epsilon::from_255ths(8) },
+        evaluation: EvaluationSpec { attack: attack.into(), max_epsilon: Epsilon::from_255ths(8) },
         seed,
     }
 }

@@ -9,14 +9,12 @@ mod subject;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use candle_core::Tensor;
-use sweep_attacks::{BrokenSamples, Evaluation, Start, Uniform};
 use sweep_core::epsilon::Epsilon;
 use sweep_core::metrics::Count;
-use sweep_core::random::{Purpose, Stream};
 use sweep_data::{Batch, Split};
 use sweep_kernels::Uploads;
 
+pub(crate) use self::attack::Tested;
 pub use self::attack::{NamedAttack, ParseAttackError};
 pub use self::log::{MeasurementLog, measurements};
 pub use self::subject::Subject;
@@ -34,7 +32,7 @@ pub struct Measurement<'a> {
     pub attack: &'a NamedAttack,
     /// Images a forward pass. Results differ by rounding only.
     pub batch_size: NonZeroUsize,
-    /// Of the random starts, where the attack has any.
+    /// Of the attack's random numbers, where it draws any.
     pub seed: u64,
 }
 
@@ -63,6 +61,8 @@ pub struct Point {
     pub robust: Count,
     /// Images whose clean version is classified correctly, as counted in the same pass: at every radius the same.
     pub clean: Count,
+    /// Where several attacks follow each other: the name of each, and the images that it left, in order.
+    pub left: Vec<(String, u32)>,
     /// One entry an image, in the order of the split.
     pub outcomes: Vec<Outcome>,
     /// Seconds it took.
@@ -102,6 +102,8 @@ pub fn measure(
     let begin = Instant::now();
     let total = measurement.split.len();
     let mut outcomes = Vec::with_capacity(total as usize);
+    let stages = measurement.attack.stages();
+    let mut left: Vec<(String, u32)> = stages.into_iter().map(|stage| (stage, 0)).collect();
     let (mut clean, mut uploads) = (0, Uploads::new());
     for batch in measurement.split.batches_in_order(measurement.batch_size)? {
         if stop.is_requested() {
@@ -114,38 +116,19 @@ pub fn measure(
             measurement.split.image_size(),
             measurement.subject.device(),
         )?;
-        let found = evaluate(measurement, epsilon, &images, &labels, &indices)?;
-        clean += found.clean_correct_count() as u32;
-        let labelled = found.outcomes.iter().zip(&labels);
+        let Measurement { subject, attack, seed, .. } = measurement;
+        let batch = Tested { images: &images, labels: &labels, indices: &indices };
+        let found = attack.test(subject.model(), batch, epsilon, seed)?;
+        for (stage, (_, left)) in left.iter_mut().enumerate() {
+            *left += found.iter().filter(|one| one.withstood(stage)).count() as u32;
+        }
+        clean += found.iter().filter(|one| one.clean_correct).count() as u32;
+        let labelled = found.iter().zip(&labels);
         outcomes.extend(labelled.map(|(one, label)| Outcome { label: *label, prediction: one.prediction }));
         progress(Progress { done: outcomes.len() as u32, total });
     }
     let correct = outcomes.iter().filter(|outcome| outcome.is_correct()).count() as u32;
     let count = |correct| Count { correct, total };
     let (robust, clean) = (count(correct), count(clean));
-    Ok(Some(Point { epsilon, robust, clean, outcomes, seconds: begin.elapsed().as_secs_f64() }))
-}
-
-fn evaluate(
-    measurement: Measurement<'_>,
-    epsilon: Epsilon,
-    images: &Tensor,
-    labels: &[u32],
-    indices: &[u32],
-) -> Result<Evaluation> {
-    let Measurement { subject, attack, seed, .. } = measurement;
-    // Keyed by the image, so that neither the batch nor its neighbours matter.
-    let generator = |position: usize, restart: usize| -> Uniform {
-        let index = u64::from(indices[position]);
-        let mut stream = Stream::new(seed, Purpose::Attack, restart as u64, index);
-        Box::new(move || stream.uniform())
-    };
-    let start = match attack.restarts() {
-        None => Start::Clean,
-        Some(restarts) => Start::Random { restarts, generator: &generator },
-    };
-    attack
-        .attack()
-        .evaluate(subject.model(), images, labels, epsilon.value(), start, BrokenSamples::Leave)
-        .map_err(Error::from)
+    Ok(Some(Point { epsilon, robust, clean, left, outcomes, seconds: begin.elapsed().as_secs_f64() }))
 }

@@ -34,13 +34,18 @@ pub(crate) fn run(home: &Home, arguments: &EvaluateArgs) -> Result<Exit> {
     let subject = subject(arguments, &owner)?;
     let named = dataset_of(home, arguments, &owner)?;
     let image_size = image_size(arguments, &owner, &subject)?;
-    check_before(&subject, &attack, &named)?;
+    check_before(&subject, &attack)?;
     let threads = arguments.threads.map_or_else(cores, |threads| threads as usize);
     use_threads(threads).context("failed to start the threads that compute")?;
     let dataset = load(&named, image_size, home)?;
     check_classes(&subject, &dataset)?;
 
-    let book = Book::open(home, &owner, &subject, &named.definition, image_size)?;
+    let book = if attack.is_random() && arguments.seed != 0 {
+        printer::note("the points join no results: those are of the random numbers of --seed 0");
+        None
+    } else {
+        Book::open(home, &owner, &subject, &named.definition, image_size)?
+    };
     let (radii, split) = (radii(arguments), split_name(arguments.split));
     let known = book.as_ref().map_or_else(|| Ok(BTreeMap::new()), |book| book.known(split, &attack))?;
     // Outcomes of single images are kept nowhere: who asks for them has the points measured.
@@ -112,20 +117,20 @@ fn image_size(arguments: &EvaluateArgs, owner: &Owner, subject: &Subject) -> Res
 }
 
 /// What can be said before any image is read.
-fn check_before(subject: &Subject, attack: &NamedAttack, dataset: &Named<DatasetSpec>) -> Result<()> {
+fn check_before(subject: &Subject, attack: &NamedAttack) -> Result<()> {
     let (classes, needed) = (subject.classes(), attack.needed_classes());
     if classes < needed {
         return Err(bad_input(format!(
             "{attack} needs at least {needed} classes, the checkpoint has {classes}"
         )));
     }
-    let definition = &dataset.definition;
-    match definition.expected {
-        Some(expected) if expected.classes as usize != classes => {
-            Err(other_classes(classes, &dataset.name, expected.classes))
-        }
-        _ => Ok(()),
+    if !attack.has_norm() {
+        return Err(bad_input(format!(
+            "{attack} attacks in linf only, found --norm {}\n  hint: in l2 there are apgd-STEPS-LOSS, pgd-STEPS-LOSS and fgsm-LOSS",
+            attack.norm().label()
+        )));
     }
+    Ok(())
 }
 
 fn check_classes(subject: &Subject, dataset: &Dataset) -> Result<()> {
@@ -217,7 +222,10 @@ impl Job<'_> {
             let measured = measure(self.measurement, *radius, self.stop, &mut show);
             let Some(point) = measured.context("the measurement failed")? else { break };
             let Count { correct, total } = point.robust;
-            tally.end(&format!("{:.2} % ({correct} of {total})", 100.0 * point.robust.accuracy()), total);
+            let left = point.left.iter().map(|(attack, left)| format!(", {left} after {attack}"));
+            let left: String = left.collect();
+            let accuracy = 100.0 * point.robust.accuracy();
+            tally.end(&format!("{accuracy:.2} % ({correct} of {total}{left})"), total);
             keep(&point)?;
             points.push(point);
         }

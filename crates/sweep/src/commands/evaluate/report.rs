@@ -66,6 +66,15 @@ impl Report<'_> {
             if point.robust.correct > point.clean.correct {
                 warnings.push(format!("at {} more images are robust than clean", point.epsilon));
             }
+            if let [.., (_, before), (last, after)] = point.left.as_slice()
+                && after < before
+            {
+                let broken = before - after;
+                warnings.push(format!(
+                    "at {} {last}, which uses no gradients, broke {broken} images that withstood the others: suspect masked gradients",
+                    point.epsilon
+                ));
+            }
             if self.known.get(&point.epsilon).is_some_and(|known| *known != point.robust) {
                 warnings.push(format!(
                     "at {} the results have another count than the one measured now",
