@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use sweep_core::micro_batch::MicroBatch;
-use sweep_core::spec::RunSpec;
+use sweep_core::spec::{Norm, RunSpec};
 use sweep_core::{Assignment, Grid, Problems, Resolve, Sweep, json_schema};
 
 /// Stands in for the file system: `missing` is not there, everything else has a digest made of its name.
@@ -207,6 +207,23 @@ fn the_micro_batch_is_a_number_or_is_found() {
     assert_eq!(size("batch_size: 96, micro_batch_size: auto"), MicroBatch::Auto);
     let both = SMALL.replace("seed: [0, 1]", "micro_batch_size: [auto, 4]");
     assert_eq!(expand(&both).unwrap().runs.len(), 3, "no part of the identity, and so no axis");
+}
+
+#[test]
+fn autoattack_is_for_finished_models_and_trains_nothing_anew() {
+    let (usual, tested) = (with_keys(""), with_keys("evaluation: {attack: {kind: autoattack}}"));
+    assert_eq!(
+        (tested.evaluation.attack.label(), tested.evaluation.attack.norm()),
+        ("autoattack".into(), Norm::Linf)
+    );
+    assert_eq!(tested.training_id(), usual.training_id());
+    assert_ne!(tested.id(), usual.id());
+    let text = serde_json::to_string(&tested).unwrap();
+    assert_eq!(serde_json::from_str::<RunSpec>(&text).unwrap(), tested, "a worker reads {text}");
+    for keys in ["attack: {kind: autoattack}", "validation: {attack: {kind: autoattack}}"] {
+        let found = problems(&SMALL.replace("epochs: 10", &format!("epochs: 10, {keys}")));
+        assert!(found.contains("unknown kind `autoattack`, expected one of: apgd"), "{found}");
+    }
 }
 
 #[test]

@@ -98,6 +98,31 @@ fn column<'a>(rows: &'a [Value], name: &str) -> Vec<&'a Value> {
     rows.iter().map(|row| &row[name]).collect()
 }
 
+/// The radius is one that breaks every image at once: what withstood AutoAttack would be asked about 10,000 times.
+#[test]
+fn autoattack_joins_the_results_and_says_what_each_attack_leaves() {
+    let trained = Trained::new();
+    let run = &trained.run[..8];
+    let output = trained.evaluate(&[run, "--attack", "autoattack", "--epsilon", "0,1/2", "--format", "json"]);
+    let rows = json(&output);
+    assert_eq!(column(&rows, "attack"), ["none", "autoattack"]);
+    assert_eq!(column(&rows, "correct")[1], 0);
+    let stderr = expect(&output, 0).1;
+    let left = "0 after apgd-100-ce, 0 after apgd-100-t, 0 after fab-100, 0 after square-5000";
+    assert!(stderr.contains(left), "{stderr}");
+    assert_eq!(trained.points().iter().filter(|point| point["attack"] == "autoattack").count(), 1);
+
+    // Its parts alone; random numbers of another seed are no result of the attack by that name.
+    let seeded = [run, "--attack", "square-20", "--epsilon", "1/255", "--seed"];
+    for (seed, joins) in [("1", false), ("0", true)] {
+        let output = trained.evaluate(&[&seeded[..], &[seed]].concat());
+        assert_eq!(expect(&output, 0).1.contains("join no results"), !joins, "seed {seed}");
+        assert_eq!(trained.points().iter().any(|point| point["attack"] == "square-20"), joins, "seed {seed}");
+    }
+    let refused = expect(&trained.evaluate(&[run, "--attack", "autoattack", "--norm", "l2"]), 2).1;
+    assert!(refused.contains("linf only") && refused.contains("hint:"), "{refused}");
+}
+
 #[test]
 fn points_of_a_run_join_its_results_once() {
     let trained = Trained::new();
