@@ -35,6 +35,8 @@ pub struct Sweep {
     pub(crate) overrides: Vec<Override>,
     pub(crate) backbones: BTreeMap<String, Definition>,
     pub(crate) datasets: BTreeMap<String, Definition>,
+    /// Whether the points are not those that the file says: a `--set` has changed `run` or the matrix.
+    pub(crate) is_changed_by_set: bool,
 }
 
 /// Where a grid runs, and what it may take.
@@ -130,8 +132,9 @@ impl Sweep {
                 problems.add(problem);
             }
         }
-        let sweep = Self::from_root(&root, &mut problems);
+        let mut sweep = Self::from_root(&root, &mut problems);
         problems.finish()?;
+        sweep.is_changed_by_set = sets.iter().any(|set| ["run", "matrix"].contains(&set.section()));
         Ok(sweep)
     }
 
@@ -156,6 +159,7 @@ impl Sweep {
             overrides: overrides(root, problems),
             backbones,
             datasets,
+            is_changed_by_set: false,
         };
         sweep.check_names(problems);
         sweep

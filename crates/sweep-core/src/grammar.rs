@@ -244,7 +244,8 @@ fn accepts(node: &Node, kind: &Kind) -> bool {
     problems.reports() == 0
 }
 
-fn shortened(node: &Node) -> String {
+/// Returns a value as text, cut where it is long.
+pub(crate) fn shortened(node: &Node) -> String {
     let text = node.to_string();
     if text.chars().count() > 60 { text.chars().take(57).chain("...".chars()).collect() } else { text }
 }

@@ -34,6 +34,15 @@ pub(crate) struct Loaded {
     pub(crate) sources: Sources,
 }
 
+impl Loaded {
+    /// Says what in the file may be a slip of the pen.
+    pub(crate) fn tell(&self) {
+        for note in &self.grid.notes {
+            printer::note(&format!("note: {note}"));
+        }
+    }
+}
+
 /// Reads and expands a sweep file; whatever is wrong with it is bad input and leaves everything untouched.
 pub(crate) fn load(arguments: &SweepArgs, home: &Home, unknown: Unknown) -> Result<Loaded> {
     let sources = Sources::new(folder_of(&arguments.file), home, unknown)?;

@@ -248,6 +248,23 @@ fn a_failure_is_told_at_once_and_ends_with_3_and_can_be_retried() {
     assert_eq!(attempts, serde_json::json!([{"state": "failed", "n": 4}, {"state": "succeeded", "n": 4}]));
 }
 
+#[test]
+fn what_may_be_a_slip_in_a_sweep_file_is_told() {
+    let (workspace, file) = workspace(FOUR);
+    let home = workspace.home();
+    for (set, part) in [
+        ("+matrix.target_epsilon=[4/255, 8/510]", "note: 8 points are 4 runs: 4 say in other words"),
+        (
+            "+overrides=[{when: {dataset: glyphs}, set: {epochs: 2}}]",
+            "note: overrides[0].when.dataset: `glyphs`",
+        ),
+    ] {
+        let output = sweep(home, &["plan", &file, "--set", set]);
+        expect(&output, 0);
+        assert!(text(&output.stderr).contains(part), "{}", text(&output.stderr));
+    }
+}
+
 /// Digests of the final models and all measured counts: what must not depend on interruptions.
 fn outcome(home: &Path) -> Value {
     serde_json::json!({

@@ -30,6 +30,7 @@ use crate::{printer, support};
 pub(crate) fn run(home: &Home, arguments: &RunArgs) -> Result<Exit> {
     let mut loaded = sweeps::load(&arguments.sweep, home, Unknown::Refuse)?;
     support::check(&loaded.grid)?;
+    loaded.tell();
     let execution = &loaded.sweep.execution;
     let executor = arguments.executor.merged(&execution.executor)?;
     let worker = match &arguments.worker {
