@@ -63,7 +63,7 @@ pub(crate) static RUN: &[Field] = &[
         "micro_batch_size",
         Kind::Or { word: "auto", kind: &COUNT },
         Optional,
-        "Images a forward pass; what fits the device. It divides the batch size. auto: the worker finds out what fits its GPU, up to the batch size; on the CPU it is the default. Default: the largest divisor of the batch size up to 32. No part of a run's identity.",
+        "Images a forward pass; what fits the device. It divides the batch size. auto: the worker finds out what fits its GPU, up to the batch size; on the CPU it is the default. Default: the largest divisor of the batch size up to 32. Part of a run's identity only where the backbone has batch norm, which normalises over a micro batch.",
     ),
     field(
         "precision",

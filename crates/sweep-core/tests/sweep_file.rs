@@ -200,6 +200,22 @@ fn an_include_that_names_a_part_of_a_value_is_a_point_of_its_own() {
 }
 
 #[test]
+fn with_batch_norm_a_micro_batch_of_another_size_is_another_run() {
+    let with = |backbone: &str, keys: &str| {
+        let text = SMALL
+            .replace("tiny-vit", backbone)
+            .replace("epochs: 10", &format!("epochs: 10, batch_size: 64{keys}"));
+        expand(&text).unwrap().runs.pop().unwrap().1
+    };
+    let ids = |spec: &RunSpec| (spec.id(), spec.training_id(), spec.trajectory()[10]);
+    let usual = ids(&with("tiny-resnet50", ""));
+    assert_eq!(usual, ids(&with("tiny-resnet50", ", micro_batch_size: 32")));
+    let other = ids(&with("tiny-resnet50", ", micro_batch_size: 16"));
+    assert!(usual.0 != other.0 && usual.1 != other.1 && usual.2 != other.2);
+    assert_eq!(ids(&with("tiny-vit", "")), ids(&with("tiny-vit", ", micro_batch_size: 16")));
+}
+
+#[test]
 fn what_is_no_part_of_the_identity() {
     let ids = |text: &str| expand(text).unwrap().runs.iter().map(|(id, _)| *id).collect::<Vec<_>>();
     let renamed = SMALL.replace("name: small", "name: other\nexecution: {devices: cpu:2}");
