@@ -109,7 +109,7 @@ pub(crate) static RUN: &[Field] = &[
     ),
     field(
         "attack",
-        Kind::Tagged(ATTACKS),
+        Kind::Tagged(TRAINING_ATTACKS),
         Default("{kind: apgd, steps: 7}"),
         "Attack that crafts training images. Default APGD with 7 steps (paper).",
     ),
@@ -318,20 +318,42 @@ static LEARNING_RATE_SCHEDULES: &[Variant] = &[
     ),
 ];
 
-static ATTACKS: &[Variant] = &[variant(
+static TRAINING_ATTACKS: &[Variant] = &[variant(
     "apgd",
     &[
-        field("steps", integer(1, 10_000), Default("10"), "Number of steps. Default 10 (paper, evaluation)."),
-        field("norm", Kind::Choice(&["linf", "l2"]), Default("linf"), "The ball. Default linf (paper)."),
-        field(
-            "loss",
-            Kind::Choice(&["cross_entropy", "dlr"]),
-            Default("cross_entropy"),
-            "What is maximised. Default cross entropy (paper).",
-        ),
+        field("steps", STEPS, Default("7"), "Number of steps. Default 7 (paper, training)."),
+        NORM,
+        ATTACK_LOSS,
     ],
     "Auto-PGD.",
 )];
+
+/// Those of validation and evaluation.
+static ATTACKS: &[Variant] = &[variant(
+    "apgd",
+    &[
+        field("steps", STEPS, Default("10"), "Number of steps. Default 10 (paper, evaluation)."),
+        NORM,
+        ATTACK_LOSS,
+    ],
+    "Auto-PGD.",
+)];
+
+const STEPS: Kind = integer(1, 10_000);
+
+const NORM: Field = field(
+    "norm",
+    Kind::Choice(&["linf", "l2"]),
+    Default("linf"),
+    "The ball: the same in training, validation and evaluation. Default linf (paper).",
+);
+
+const ATTACK_LOSS: Field = field(
+    "loss",
+    Kind::Choice(&["cross_entropy", "dlr"]),
+    Default("cross_entropy"),
+    "What is maximised. Default cross entropy (paper).",
+);
 
 static AUGMENTATIONS: &[Variant] = &[
     variant("none", &[], "Only the resize."),

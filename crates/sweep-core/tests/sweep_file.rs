@@ -200,6 +200,32 @@ fn an_include_that_names_a_part_of_a_value_is_a_point_of_its_own() {
 }
 
 #[test]
+fn the_training_attack_has_the_papers_steps_where_a_part_of_it_is_written() {
+    let spec = with_keys("attack: {kind: apgd, loss: dlr}, evaluation: {attack: {kind: apgd, loss: dlr}}");
+    assert_eq!((spec.attack.steps(), spec.evaluation.attack.steps()), (7, 10));
+}
+
+#[test]
+fn a_run_is_measured_in_the_ball_that_it_is_trained_for() {
+    let keys = |keys: &str| SMALL.replace("epochs: 10", &format!("epochs: 10, {keys}"));
+    let found = problems(&keys("attack: {kind: apgd, norm: l2}"));
+    for part in [
+        "run.validation: `attack.norm` of `validation` is `linf`, expected `l2` as in the training attack",
+        "run.evaluation: `attack.norm` of `evaluation` is `linf`",
+        "write `norm: l2` in `validation.attack` and `evaluation.attack` too",
+    ] {
+        assert!(found.contains(part), "{found}");
+    }
+    let l2 = "attack: {kind: apgd, norm: l2}";
+    expand(&keys(&format!("{l2}, validation: {{{l2}}}, evaluation: {{{l2}}}"))).unwrap();
+    let standard = keys(l2).replace(
+        "target_epsilon: 4/255, epsilon_schedule: {kind: fixed}",
+        "target_epsilon: 0, epsilon_schedule: {kind: none}",
+    );
+    expand(&standard).unwrap();
+}
+
+#[test]
 fn with_batch_norm_a_micro_batch_of_another_size_is_another_run() {
     let with = |backbone: &str, keys: &str| {
         let text = SMALL
