@@ -32,7 +32,7 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 all runs succeeded; 1 unexpected; 2 bad input, nothing was touched; \
-3 some runs failed; 130 interrupted, the same command goes on.
+3 some runs failed or are cancelled; 130 interrupted, the same command goes on.
 Standard output is data, standard error is everything else. SWEEP_LOG sets the log filter (such as `debug`).";
 
 #[derive(Debug, Subcommand)]
@@ -175,7 +175,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) no_early_stop: bool,
 
-    /// Run failed runs again.
+    /// Run failed runs again; cancelled ones stay out until `sweep retry`.
     #[arg(long)]
     pub(crate) retry_failed: bool,
 

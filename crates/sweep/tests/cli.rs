@@ -164,7 +164,10 @@ fn schema_completions_and_help() {
     assert!(expect(&sweep(home, &["completions", "bash"]), 0).contains("_sweep"));
     let help = expect(&sweep(home, &["--help"]), 0);
     assert!(
-        help.split_whitespace().collect::<Vec<_>>().join(" ").contains("3 some runs failed; 130 interrupted"),
+        help.split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .contains("3 some runs failed or are cancelled; 130 interrupted"),
         "{help}"
     );
 }
@@ -246,6 +249,19 @@ fn a_failure_is_told_at_once_and_ends_with_3_and_can_be_retried() {
     expect(&run_fake(home, &file, &["--retry-failed"]), 0);
     let attempts = query(home, "SELECT state, count(*) AS n FROM attempts GROUP BY state ORDER BY state");
     assert_eq!(attempts, serde_json::json!([{"state": "failed", "n": 4}, {"state": "succeeded", "n": 4}]));
+}
+
+#[test]
+fn cancelled_runs_stay_out_until_they_are_asked_for() {
+    let (workspace, file) = workspace(FOUR);
+    let home = workspace.home();
+    workspace.script(&Script::always([Action::Start, Action::Interrupt]));
+    expect(&run_fake(home, &file, &[]), 3);
+    expect(&sweep(home, &["cancel", "--sweep", "four"]), 0);
+    let output = run_fake(home, &file, &["--retry-failed"]);
+    expect(&output, 3);
+    let err = text(&output.stderr);
+    assert!(err.contains("4 runs: 4 cancelled\n  hint: `sweep retry --sweep four`"), "{err}");
 }
 
 #[test]

@@ -304,7 +304,7 @@ async fn ask_slurm(home: &Home, settings: &Settings, plan: &SlurmSettings) -> Re
 async fn reset_failed(store: &Store, grid: &Grid) -> Result<()> {
     let ids: Vec<RunId> = grid.runs.iter().map(|(run, _)| *run).collect();
     let states = store.reader().states_of(&ids).await?;
-    let failed = states.into_iter().filter(|state| matches!(state.state, State::Failed | State::Cancelled));
+    let failed = states.into_iter().filter(|state| state.state == State::Failed);
     let failed: Vec<RunId> = failed.map(|state| state.id).collect();
     store.reset(&failed, now_ms()).await?;
     Ok(())
@@ -359,6 +359,8 @@ fn in_words(summary: &Summary, sweep: &str) -> String {
         )
     } else if summary.all_failed() > 0 {
         "\n  hint: `sweep logs RUN` shows why; --retry-failed runs failed runs again, --no-early-stop goes on whatever fails".to_owned()
+    } else if summary.only_cancelled_are_left() {
+        format!("\n  hint: `sweep retry --sweep {sweep}` takes cancelled runs in again")
     } else {
         "\n  hint: the same command goes on where this one stopped".to_owned()
     };
