@@ -129,6 +129,18 @@ pub(crate) async fn open(home: &Home) -> Result<Reader> {
     Ok(reader)
 }
 
+/// Returns the sweep of a name; without a name the one that ran last, and says so; nothing where none has run.
+pub(crate) async fn named_or_latest(reader: &Reader, name: Option<&str>) -> Result<Option<SweepId>> {
+    if name.is_some() {
+        return named(reader, name).await;
+    }
+    let latest = reader.sweeps().await?.into_iter().next();
+    if let Some(sweep) = &latest {
+        printer::note(&format!("note: sweep {}, which ran last", sweep.name));
+    }
+    Ok(latest.map(|sweep| sweep.id))
+}
+
 /// Returns the sweep of a name; without a name, nothing.
 pub(crate) async fn named(reader: &Reader, name: Option<&str>) -> Result<Option<SweepId>> {
     match name {

@@ -265,6 +265,31 @@ fn cancelled_runs_stay_out_until_they_are_asked_for() {
 }
 
 #[test]
+fn what_a_sweep_lists_no_more_and_which_one_is_shown_is_told() {
+    let (workspace, file) = workspace(FOUR);
+    let home = workspace.home();
+    workspace.script(&Script::always(complete()));
+    let run = |sets: &[&str]| {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let output = run_fake(home, &file, &sets);
+        expect(&output, 0);
+        text(&output.stderr)
+    };
+    assert!(!run(&[]).contains("other runs before"));
+    assert!(!run(&["name=half", "matrix.dataset=[shapes]"]).contains("other runs before"));
+    let shorter = run(&["matrix.dataset=[shapes]"]);
+    assert!(
+        shorter.contains("note: sweep four listed 2 other runs before; they stay in the results"),
+        "{shorter}"
+    );
+    assert!(shorter.contains("hint: --set name=…"), "{shorter}");
+    run(&["name=half", "matrix.dataset=[shapes]"]);
+    let shown = sweep(home, &["compare"]);
+    expect(&shown, 0);
+    assert!(text(&shown.stderr).contains("note: sweep half, which ran last"), "{}", text(&shown.stderr));
+}
+
+#[test]
 fn what_may_be_a_slip_in_a_sweep_file_is_told() {
     let (workspace, file) = workspace(FOUR);
     let home = workspace.home();

@@ -128,6 +128,12 @@ async fn carry_out(
     check_room(home, &runs, engine, &sweep.execution).await?;
     let store = Store::open(home.database()).await?;
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
+    if registered.unlisted > 0 {
+        printer::note(&format!(
+            "note: sweep {} listed {} other runs before; they stay in the results\n  hint: --set name=… gives this list a name of its own and keeps both",
+            sweep.name, registered.unlisted
+        ));
+    }
     SweepFile::write(home, &sweep.name, &text, runs.iter().map(|(run, _)| *run).collect(), now_ms())?;
     if arguments.retry_failed {
         reset_failed(&store, &grid).await?;
