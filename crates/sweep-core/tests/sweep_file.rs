@@ -439,6 +439,7 @@ fn slips_of_the_pen_in_patterns_are_refused() {
     for (entry, part) in [
         ("exclude: [{dataset: shape}]", "did you mean `shapes`?"),
         ("exclude: [{epsilon_schedule: {kin: fixed}}]", "unknown key `kin`"),
+        ("overrides: [{when: {target_epsilon: 0.0157}, set: {epochs: 9}}]", "hint: write 4/255"),
         ("exclude: [{epsilon_schedule: {kind: rampp}}]", "did you mean `ramp`?"),
         ("overrides: [{when: {backbone: tiny}, set: {epochs: 9}}]", "did you mean `tiny-vit`?"),
         (

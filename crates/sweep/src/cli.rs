@@ -445,7 +445,12 @@ Examples:
 pub(crate) struct Radii(pub(crate) Vec<Epsilon>);
 
 fn radii(text: &str) -> Result<Radii, String> {
-    let one = |text: &str| text.parse::<Epsilon>().map_err(|error| error.to_string());
+    let one = |text: &str| {
+        text.parse::<Epsilon>().map_err(|error| match error.hint() {
+            Some(hint) => format!("{error}\n  hint: {hint}"),
+            None => error.to_string(),
+        })
+    };
     let Some((first, last)) = text.split_once("..") else { return Ok(Radii(vec![one(text)?])) };
     let (first, last) = (one(first)?, one(last)?);
     let points: Vec<Epsilon> = last.grid().into_iter().filter(|point| *point >= first).collect();
