@@ -265,6 +265,22 @@ fn cancelled_runs_stay_out_until_they_are_asked_for() {
 }
 
 #[test]
+fn a_run_that_has_not_started_has_no_log() {
+    let (workspace, file) = workspace(FOUR);
+    let home = workspace.home();
+    let failure = Action::Fail { class: FailureClass::Diverged, message: "the loss is NaN".to_owned() };
+    workspace.script(&Script::always([Action::Start, failure]));
+    expect(&run_fake(home, &file, &["--max-fail", "1"]), 3);
+    let waiting = query(home, "SELECT id FROM results WHERE attempts = 0 LIMIT 1");
+    let run = &waiting[0]["id"].as_str().unwrap()[..10];
+    let output = sweep(home, &["logs", run]);
+    expect(&output, 2);
+    let err = text(&output.stderr);
+    assert!(err.contains(&format!("run {run} has not started")), "{err}");
+    assert!(err.contains(&format!("hint: `sweep explain {run}`")), "{err}");
+}
+
+#[test]
 fn what_a_sweep_lists_no_more_and_which_one_is_shown_is_told() {
     let (workspace, file) = workspace(FOUR);
     let home = workspace.home();
