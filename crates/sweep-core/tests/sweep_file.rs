@@ -439,6 +439,12 @@ fn slips_of_the_pen_in_patterns_are_refused() {
     for (entry, part) in [
         ("exclude: [{dataset: shape}]", "did you mean `shapes`?"),
         ("exclude: [{epsilon_schedule: {kin: fixed}}]", "unknown key `kin`"),
+        ("exclude: [{optimizer.kind: sgd}]", "hint: write optimizer: {kind: sgd}"),
+        (
+            "exclude: [{optimizer.kinds: sgd}]",
+            "expected one of: learning_rate, head_learning_rate, weight_decay, head_weight_decay, betas, stability, no_decay, momentum",
+        ),
+        ("  optimizer.kind: [adamw, sgd]", "hint: write optimizer: [{kind: adamw}, {kind: sgd}]"),
         ("overrides: [{when: {target_epsilon: 0.0157}, set: {epochs: 9}}]", "hint: write 4/255"),
         ("exclude: [{epsilon_schedule: {kind: rampp}}]", "did you mean `ramp`?"),
         ("overrides: [{when: {backbone: tiny}, set: {epochs: 9}}]", "did you mean `tiny-vit`?"),
