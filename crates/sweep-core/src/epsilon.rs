@@ -33,7 +33,48 @@ pub enum ParseEpsilonError {
     /// Negative, above 1 or with a zero denominator.
     #[error("`{0}` lies outside [0, 1]")]
     Range(String),
+    /// A decimal number that is longer than any that is kept exactly.
+    #[error("`{text}` has more than nine decimal places")]
+    Places {
+        /// As written.
+        text: String,
+        /// The 255ths that it stands for, if it is near a small number of them.
+        near: Option<u32>,
+    },
+    /// A decimal number that stands for 255ths but is not equal to them: a radius of its own, with which no run of the paper's
+    /// radii would be compared.
+    #[error("`{text}` is nearly {near}/255 but another radius")]
+    Rounded {
+        /// As written.
+        text: String,
+        /// The 255ths that it stands for.
+        near: u32,
+        /// What it is exactly.
+        exact: Epsilon,
+    },
 }
+
+impl ParseEpsilonError {
+    /// Returns what to write instead, where that can be told.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Places { near: Some(near), .. } => Some(format!("write {near}/255")),
+            Self::Rounded { near, exact, .. } => {
+                Some(format!("write {near}/255, or {exact} where just that is meant"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Most decimal places that are kept.
+const PLACES: usize = 9;
+
+/// How near a decimal number lies to 255ths that it stands for: a few of them written to four places.
+const NEAR: f64 = 1e-4;
+
+/// Most 255ths that decimal numbers are taken to stand for; the paper's largest radius is 16/255.
+const MOST_NEAR: f64 = 32.0;
 
 impl Epsilon {
     /// No perturbation.
@@ -128,12 +169,9 @@ impl FromStr for Epsilon {
         if trimmed.starts_with('-') {
             return Err(ParseEpsilonError::Range(text.to_owned()));
         }
-        let (numerator, denominator) = match trimmed.split_once('/') {
-            Some((numerator, denominator)) => {
-                (digits(numerator).ok_or_else(syntax)?, digits(denominator).ok_or_else(syntax)?)
-            }
-            None => decimal(trimmed).ok_or_else(syntax)?,
-        };
+        let Some((numerator, denominator)) = trimmed.split_once('/') else { return decimal(text) };
+        let (numerator, denominator) =
+            (digits(numerator).ok_or_else(syntax)?, digits(denominator).ok_or_else(syntax)?);
         Self::new(numerator, denominator).ok_or_else(|| ParseEpsilonError::Range(text.to_owned()))
     }
 }
@@ -144,11 +182,38 @@ fn digits(text: &str) -> Option<u32> {
 }
 
 /// Reads a plain decimal number with at most nine places as an exact fraction.
-fn decimal(text: &str) -> Option<(u32, u32)> {
-    let (whole, places) = text.split_once('.').unwrap_or((text, "0"));
-    let denominator = 10_u32.checked_pow(u32::try_from(places.len()).ok()?)?;
+fn decimal(text: &str) -> Result<Epsilon, ParseEpsilonError> {
+    let trimmed = text.trim();
+    let (whole, places) = trimmed.split_once('.').unwrap_or((trimmed, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(places) {
+        return Err(ParseEpsilonError::Syntax(text.to_owned()));
+    }
+    let near = trimmed.parse().ok().and_then(near_255ths);
+    if places.len() > PLACES {
+        return Err(ParseEpsilonError::Places { text: text.to_owned(), near });
+    }
+    let exact = exactly(whole, places).ok_or_else(|| ParseEpsilonError::Range(text.to_owned()))?;
+    match near {
+        Some(near) if exact.in_255ths() != Some(near) => {
+            Err(ParseEpsilonError::Rounded { text: text.to_owned(), near, exact })
+        }
+        _ => Ok(exact),
+    }
+}
+
+/// Returns `whole.places`, unless it is above 1.
+fn exactly(whole: &str, places: &str) -> Option<Epsilon> {
+    let denominator = 10_u32.checked_pow(places.len() as u32)?;
     let numerator = digits(whole)?.checked_mul(denominator)?.checked_add(digits(places)?)?;
-    Some((numerator, denominator))
+    Epsilon::new(numerator, denominator)
+}
+
+/// Returns how many 255ths a number stands for, if it lies near a small number of them.
+fn near_255ths(value: f64) -> Option<u32> {
+    let count = (value * 255.0).round();
+    let is_near = (value - count / 255.0).abs() < NEAR && (1.0..=MOST_NEAR).contains(&count);
+    is_near.then_some(count as u32)
 }
 
 impl Serialize for Epsilon {
@@ -187,6 +252,26 @@ mod tests {
         }
         for text in ["-1/255", "256/255", "1.5", "1/0"] {
             assert!(matches!(text.parse::<Epsilon>(), Err(ParseEpsilonError::Range(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn decimal_numbers_that_stand_for_255ths_are_refused_and_others_are_not() {
+        for (text, hint) in [
+            ("0.0157", Some("write 4/255, or 157/10000 where just that is meant")),
+            ("0.0314", Some("write 8/255, or 157/5000 where just that is meant")),
+            ("0.004", Some("write 1/255, or 1/250 where just that is meant")),
+            ("0.01568627450980392", Some("write 4/255")),
+            ("0.12345678901", None),
+        ] {
+            assert_eq!(text.parse::<Epsilon>().unwrap_err().hint().as_deref(), hint, "{text}");
+        }
+        let long = "0.01568627450980392".parse::<Epsilon>().unwrap_err().to_string();
+        assert_eq!(long, "`0.01568627450980392` has more than nine decimal places");
+        let own =
+            ["0.5", "0.25", "0.2", "0.125", "0.1", "0.09", "0.05", "0.03", "0.02", "0.01", "0.001", "0"];
+        for text in own.into_iter().chain(["1/64", "157/10000", "0.015"]) {
+            assert!(text.parse::<Epsilon>().is_ok(), "{text}");
         }
     }
 

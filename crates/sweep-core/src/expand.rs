@@ -4,7 +4,9 @@
 //! and values are written, less what `exclude` matches; then the points that `include` adds. A run that trains a
 //! backbone from scratch stands directly before the first run that needs it. A point equal to an earlier one is dropped.
 
+mod condition;
 mod lookup;
+mod points;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -25,6 +27,7 @@ use crate::problem::{Collector, Problem, Problems, unknown};
 use crate::spec::{Architecture, BackboneSpec, Definitions, Named, Precision, RunId, RunSpec, WeightsSource};
 use crate::tables::{BACKBONE, DATASET, RUN};
 use crate::validate::validate;
+use points::{Points, base};
 
 /// Most runs in one grid.
 pub const MAX_RUNS: usize = 100_000;
@@ -38,6 +41,8 @@ const MAX_VALUES: usize = 10_000_000;
 pub struct Grid {
     /// Each run with its identity; what a run depends on stands before it.
     pub runs: Vec<(RunId, RunSpec)>,
+    /// What may be a slip of the pen and may be none, for the user to judge.
+    pub notes: Vec<Problem>,
 }
 
 /// What kind of repository on the Hub.
@@ -80,17 +85,22 @@ impl Sweep {
     pub fn expand(&self, resolve: &dyn Resolve) -> Result<Grid, Problems> {
         self.check_size()?;
         let mut expansion = Expansion::new(self, resolve);
-        for point in self.points() {
-            expansion.add(&point);
+        let Points { points, faults, mut notes } = self.points();
+        for fault in faults {
+            expansion.problems.add(fault);
+        }
+        for point in &points {
+            expansion.add(point);
             if expansion.problems.reports() > 1000 {
                 break;
             }
         }
+        notes.extend(expansion.note_of_repetitions(points.len()));
         expansion.problems.finish()?;
         if expansion.runs.is_empty() {
             return Err(Problem::new("exclude", "nothing is left of the grid").into());
         }
-        Ok(Grid { runs: expansion.runs })
+        Ok(Grid { runs: expansion.runs, notes })
     }
 
     fn check_size(&self) -> Result<(), Problem> {
@@ -132,79 +142,6 @@ impl Sweep {
         let most = (self.include.len() + self.overrides.len()).min(RUN.len());
         self.run.count() + axes.sum::<usize>() + added.max().unwrap_or(0) * most
     }
-
-    /// Returns the points: what `run`, the matrix and `include` say, with the defaults of the top keys, overridden.
-    fn points(&self) -> impl Iterator<Item = Node> {
-        let base = base(&[&self.run]);
-        let mut points: Vec<Node> = self.products(&base).filter(|point| !self.is_excluded(point)).collect();
-        let product = points.len();
-        for entry in &self.include {
-            let mut overlaid = false;
-            for point in &mut points[..product] {
-                overlaid |= self.overlay(entry, point);
-            }
-            if !overlaid {
-                let mut point = base.clone();
-                assign(&mut point, entry);
-                points.push(point);
-            }
-        }
-        points.into_iter().map(|mut point| {
-            for entry in &self.overrides {
-                if matches(&entry.when, &point, &Kind::PartialRun) {
-                    assign(&mut point, &entry.set);
-                }
-            }
-            point
-        })
-    }
-
-    fn products(&self, base: &Node) -> impl Iterator<Item = Node> {
-        let size = if self.axes.is_empty() && !self.include.is_empty() {
-            0
-        } else {
-            self.matrix_size().unwrap_or(0)
-        };
-        (0..size).map(move |index| {
-            let mut point = base.clone();
-            let mut rest = size;
-            for axis in &self.axes {
-                let count = axis.values.len() as u64;
-                rest /= count;
-                point.set(&axis.key, axis.values[(index / rest % count) as usize].clone());
-            }
-            point
-        })
-    }
-
-    fn is_excluded(&self, point: &Node) -> bool {
-        self.exclude.iter().any(|entry| matches(entry, point, &Kind::PartialRun))
-    }
-
-    /// Adds an entry of `include` to a point, unless that would change a value of the matrix.
-    fn overlay(&self, entry: &Node, point: &mut Node) -> bool {
-        let Node::Map(keys) = entry else { return false };
-        let is_axis = |key: &String| self.axes.iter().any(|axis| overlap(&axis.key, key));
-        let (fixed, added): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|(key, _)| is_axis(key));
-        let agrees = matches(&Node::Map(fixed), point, &Kind::PartialRun);
-        if agrees {
-            assign(point, &Node::Map(added));
-        }
-        agrees
-    }
-}
-
-/// Returns the defaults of the keys of a run under each of `layers` in turn.
-fn base(layers: &[&Node]) -> Node {
-    let defaults = RUN.iter().filter_map(|field| match field.presence {
-        Presence::Default(text) => Some((field.name.to_owned(), default_node(text))),
-        _ => None,
-    });
-    let mut base = Node::Map(defaults.collect());
-    for layer in layers {
-        assign(&mut base, layer);
-    }
-    base
 }
 
 /// Returns whether two dotted keys are the same, or one lies within the other.
@@ -213,39 +150,6 @@ pub(crate) fn overlap(left: &str, right: &str) -> bool {
         inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
     within(left, right) || within(right, left)
-}
-
-/// Sets each (dotted) key of `entry` in `point`.
-fn assign(point: &mut Node, entry: &Node) {
-    if let Node::Map(keys) = entry {
-        for (key, value) in keys {
-            point.set(key, value.clone());
-        }
-    }
-}
-
-/// Returns whether every key of `pattern` has the same value in `node`. Below the top, a mapping in the pattern may name
-/// a part of the keys only.
-fn matches(pattern: &Node, node: &Node, kind: &Kind) -> bool {
-    match (pattern, node) {
-        (Node::Map(keys), _) => keys.iter().all(|(key, pattern)| {
-            let below = kind.below(key).unwrap_or(&Kind::Text);
-            node.at(key).is_some_and(|value| matches(pattern, value, below))
-        }),
-        (Node::List(patterns), Node::List(values)) => {
-            let item = if let Kind::List { item, .. } = kind { item } else { &Kind::Text };
-            patterns.len() == values.len()
-                && patterns.iter().zip(values).all(|(left, right)| matches(left, right, item))
-        }
-        (Node::Integer(left), Node::Float(right)) | (Node::Float(right), Node::Integer(left)) => {
-            *left as f64 == *right
-        }
-        (left, right) if matches!(kind, Kind::Epsilon) => {
-            let read = |node: &Node| node.to_string().parse::<Epsilon>().ok();
-            read(left) == read(right)
-        }
-        (left, right) => left == right,
-    }
 }
 
 /// The typed keys of a run, before names are looked up.
@@ -296,6 +200,9 @@ struct Expansion<'a> {
     checked: Vec<Option<(Node, Value)>>,
     seen: HashSet<RunId>,
     runs: Vec<(RunId, RunSpec)>,
+    /// Points that are runs of earlier ones, and the first such run.
+    repeated: usize,
+    first_repeated: Option<RunId>,
     problems: Collector,
 }
 
@@ -309,8 +216,22 @@ impl<'a> Expansion<'a> {
             checked: vec![None; RUN.len()],
             seen: HashSet::new(),
             runs: Vec::new(),
+            repeated: 0,
+            first_repeated: None,
             problems: Collector::default(),
         }
+    }
+
+    /// Says that points are fewer runs, where they are: whoever wrote them as different may have meant them so.
+    fn note_of_repetitions(&self, points: usize) -> Option<Problem> {
+        let first = self.first_repeated?.short();
+        let (runs, repeated) = (points - self.repeated, self.repeated);
+        let message = format!(
+            "{points} points are {runs} runs: {repeated} say in other words what an earlier one says, first of them {first}"
+        );
+        Some(Problem::new("", message).hint(
+            "8/510 is 4/255, 24% is an epoch, what is not written is its default; names and micro batches tell no runs apart",
+        ))
     }
 
     fn add(&mut self, point: &Node) {
@@ -322,7 +243,13 @@ impl<'a> Expansion<'a> {
         };
         let Some(wire) = self.wire(point, &origin) else { return };
         let Some(backbone) = self.backbone(&wire.backbone, &origin("backbone")) else { return };
-        self.finish(wire, backbone, &origin);
+        let before = self.runs.len();
+        if let Some(run) = self.finish(wire, backbone, &origin)
+            && self.runs.len() == before
+        {
+            self.repeated += 1;
+            self.first_repeated.get_or_insert(run);
+        }
     }
 
     /// Looks the dataset up, checks the run as a whole and adds it.

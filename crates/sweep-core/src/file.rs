@@ -35,6 +35,8 @@ pub struct Sweep {
     pub(crate) overrides: Vec<Override>,
     pub(crate) backbones: BTreeMap<String, Definition>,
     pub(crate) datasets: BTreeMap<String, Definition>,
+    /// Whether the points are not those that the file says: a `--set` has changed `run` or the matrix.
+    pub(crate) is_changed_by_set: bool,
 }
 
 /// Where a grid runs, and what it may take.
@@ -130,8 +132,9 @@ impl Sweep {
                 problems.add(problem);
             }
         }
-        let sweep = Self::from_root(&root, &mut problems);
+        let mut sweep = Self::from_root(&root, &mut problems);
         problems.finish()?;
+        sweep.is_changed_by_set = sets.iter().any(|set| ["run", "matrix"].contains(&set.section()));
         Ok(sweep)
     }
 
@@ -156,6 +159,7 @@ impl Sweep {
             overrides: overrides(root, problems),
             backbones,
             datasets,
+            is_changed_by_set: false,
         };
         sweep.check_names(problems);
         sweep
@@ -272,7 +276,7 @@ fn axes(root: &Node, problems: &mut Collector) -> Vec<Axis> {
     };
     for (key, node) in entries {
         let path = join("matrix", key);
-        let Some(kind) = known_key(key, "matrix", problems) else { continue };
+        let Some(kind) = known_key(key, node, "matrix", problems) else { continue };
         match node {
             Node::List(values) if values.is_empty() => {
                 problems.add(Problem::new(path, "the list is empty, expected at least one value"));
@@ -306,16 +310,31 @@ fn axes(root: &Node, problems: &mut Collector) -> Vec<Axis> {
 }
 
 /// Returns the kind of a key of a run, dotted below the top.
-fn known_key(key: &str, path: &str, problems: &mut Collector) -> Option<&'static Kind> {
+fn known_key(key: &str, value: &Node, path: &str, problems: &mut Collector) -> Option<&'static Kind> {
     static PARTIAL: Kind = Kind::PartialRun;
     let kind = PARTIAL.below(key);
     if kind.is_none() {
         let (parent, last) = key.rsplit_once('.').unwrap_or(("", key));
         let siblings = if parent.is_empty() { Some(&PARTIAL) } else { PARTIAL.below(parent) };
         let names: Vec<&str> = siblings.unwrap_or(&PARTIAL).fields().map(|field| field.name).collect();
-        problems.add(unknown("key", path, last, &names));
+        let problem = unknown("key", path, last, &names);
+        problems.add(match siblings {
+            Some(Kind::Tagged(_)) if last == "kind" => problem.hint(whole_mapping(parent, value)),
+            _ => problem,
+        });
     }
     kind
+}
+
+/// Says how the `kind` of a mapping is written: it decides which other keys there are, so that it is no key by itself.
+fn whole_mapping(key: &str, kind: &Node) -> String {
+    match kind {
+        Node::List(kinds) => {
+            let kinds: Vec<String> = kinds.iter().map(|kind| format!("{{kind: {kind}}}")).collect();
+            format!("write {key}: [{}]", kinds.join(", "))
+        }
+        kind => format!("write {key}: {{kind: {kind}}}"),
+    }
 }
 
 /// Reads `include` or `exclude`: a list of mappings from keys of a run to values.
@@ -345,7 +364,7 @@ fn check_keys(node: &Node, path: &str, complete: bool, problems: &mut Collector)
         problems.add(Problem::new(path, "the mapping is empty, expected at least one key of a run"));
     }
     for (key, value) in entries {
-        let Some(kind) = known_key(key, path, problems) else { continue };
+        let Some(kind) = known_key(key, value, path, problems) else { continue };
         let place = join(path, key);
         if complete {
             check(value, kind, &place, problems);

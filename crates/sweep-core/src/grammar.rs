@@ -244,7 +244,8 @@ fn accepts(node: &Node, kind: &Kind) -> bool {
     problems.reports() == 0
 }
 
-fn shortened(node: &Node) -> String {
+/// Returns a value as text, cut where it is long.
+pub(crate) fn shortened(node: &Node) -> String {
     let text = node.to_string();
     if text.chars().count() > 60 { text.chars().take(57).chain("...".chars()).collect() } else { text }
 }
@@ -261,8 +262,11 @@ fn epsilon(node: &Node, path: &str, problems: &mut Collector) -> Value {
         Ok(epsilon) => Value::from(epsilon.to_string()),
         Err(error) => {
             let problem = Problem::new(path, format!("{error}, expected {}", Kind::Epsilon.accepted()));
-            let above_one = matches!(node, Node::Integer(2..=255));
-            problems.add(if above_one { problem.hint(format!("write `{node}/255`")) } else { problem });
+            let above_one = matches!(node, Node::Integer(2..=255)).then(|| format!("write `{node}/255`"));
+            problems.add(match error.hint().or(above_one) {
+                Some(hint) => problem.hint(hint),
+                None => problem,
+            });
             Value::Null
         }
     }

@@ -267,6 +267,11 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
                     )));
                 }
             };
+            if key == "<<" {
+                return Err(A::Error::custom(
+                    "merge keys (`<<`) are not supported, expected each key to be written; an anchor and its alias (`&name`, `*name`) stand for a whole value",
+                ));
+            }
             if !seen.insert(key.clone()) {
                 return Err(A::Error::custom(format!("key `{key}` stands twice in one mapping")));
             }
@@ -305,6 +310,7 @@ mod tests {
             ("a: !tag x", "without a tag"),
             ("a: 1\n---\nb: 2", "more than one document"),
             ("1: 2", "expected a text"),
+            ("a: &a {b: 1}\nc: {<<: *a, d: 2}", "merge keys (`<<`) are not supported"),
             ("a: [1, 2", "did not find expected"),
             ("a: 99999999999999999999", ""),
             (bomb.as_str(), ""),

@@ -135,8 +135,11 @@ pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = 
     (best.0 > 0.8).then_some(best.1)
 }
 
-/// Returns a problem for an unknown `word`, with the nearest of `candidates` or all of them.
+/// Returns a problem for an unknown `word`, with the nearest of `candidates` or all of them, each once.
 pub(crate) fn unknown(what: &str, path: &str, word: &str, candidates: &[&str]) -> Problem {
+    let mut seen = HashSet::new();
+    let candidates: Vec<&str> =
+        candidates.iter().copied().filter(|candidate| seen.insert(*candidate)).collect();
     let shown = &candidates[..candidates.len().min(MOST_CANDIDATES)];
     let more = match candidates.len() - shown.len() {
         0 => String::new(),

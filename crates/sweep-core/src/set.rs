@@ -70,6 +70,11 @@ fn is_path(text: &str) -> bool {
 }
 
 impl Assignment {
+    /// Returns the key at the top of the file that it changes.
+    pub(crate) fn section(&self) -> &str {
+        self.path.split('.').next().unwrap_or(&self.path)
+    }
+
     /// Applies the change to the tree of a whole file.
     pub(crate) fn apply(&self, root: &mut Node) -> Result<(), Problem> {
         let path = &self.path;

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::dataset::{Augmentation, DatasetSpec};
 use crate::epsilon::Epsilon;
-use crate::micro_batch::MicroBatch;
+use crate::micro_batch::{self, MicroBatch};
 use crate::schedule::{EpsilonSchedule, LearningRateSchedule};
 
 /// Version of the canonical form. It is hashed into every [`RunId`]: raising it makes every run a new one.
@@ -34,8 +34,8 @@ pub struct RunSpec {
     pub epochs: u32,
     /// Images an optimizer step (effective).
     pub batch_size: u32,
-    /// Images a forward pass; what fits the device, so it is no part of the identity. Results differ by rounding, and where
-    /// the backbone has batch norms also because each of its batches has statistics of its own.
+    /// Images a forward pass; what fits the device. Results differ by rounding, so it is no part of the identity; but where
+    /// the backbone has batch norms, each of its batches has statistics of its own, and every size but the usual one is.
     pub micro_batch_size: MicroBatch,
     /// The numbers that the device computes with: part of the identity, since results differ by more than rounding.
     // What is at its default is not written, here and below, so that runs from before there was a choice keep their
@@ -569,7 +569,8 @@ impl RunSpec {
         RunId::of(&enveloped(&self.training_identity(&self.definitions())))
     }
 
-    /// Returns the canonical form: JSON with sorted keys, without names, paths and the micro batch size.
+    /// Returns the canonical form: JSON with sorted keys, without names and paths, and without the micro batch size where
+    /// it changes nothing but the rounding.
     pub fn canonical(&self) -> String {
         self.canonical_with(&self.definitions())
     }
@@ -603,13 +604,22 @@ impl RunSpec {
         }
     }
 
+    /// Returns the images that batch norms normalise over, where the backbone has any and they are not the usual ones: runs
+    /// of the usual size have the identity that they had before the size counted.
+    pub(crate) fn normalised_images(&self) -> Option<u32> {
+        let images = self.micro_batch_size.images()?;
+        let counts = self.backbone.definition.architecture.has_batch_norm()
+            && images != micro_batch::usual(self.batch_size);
+        counts.then_some(images)
+    }
+
     /// Returns the canonical form of what is trained. The keys stand in sorted order here already; an option that is off
     /// is left out, so that a new option changes no identity.
     fn training_identity(&self, definitions: &Definitions<'_>) -> String {
         let value = |value: Value| Some(Cow::Owned(canonical_text(&value)));
         let objective = (!self.objective.is_adversarial()).then(|| to_json(&self.objective));
         let precision = (!self.precision.is_f32()).then(|| to_json(&self.precision));
-        let parts: [(&str, Option<Cow<'_, str>>); 16] = [
+        let parts: [(&str, Option<Cow<'_, str>>); 17] = [
             ("attack", value(to_json(&self.attack))),
             ("augmentation", value(to_json(&self.augmentation))),
             ("backbone", Some(Cow::Borrowed(&definitions.backbone))),
@@ -621,6 +631,7 @@ impl RunSpec {
             ("epsilon_schedule", value(to_json(&self.epsilon_schedule))),
             ("input_size", value(self.input_size.into())),
             ("learning_rate_schedule", value(to_json(&self.learning_rate_schedule))),
+            ("micro_batch_size", self.normalised_images().and_then(|images| value(images.into()))),
             ("objective", objective.and_then(value)),
             ("optimizer", value(to_json(&self.optimizer))),
             ("precision", precision.and_then(value)),

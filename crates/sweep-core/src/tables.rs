@@ -63,7 +63,7 @@ pub(crate) static RUN: &[Field] = &[
         "micro_batch_size",
         Kind::Or { word: "auto", kind: &COUNT },
         Optional,
-        "Images a forward pass; what fits the device. It divides the batch size. auto: the worker finds out what fits its GPU, up to the batch size; on the CPU it is the default. Default: the largest divisor of the batch size up to 32. No part of a run's identity.",
+        "Images a forward pass; what fits the device. It divides the batch size. auto: the worker finds out what fits its GPU, up to the batch size; on the CPU it is the default. Default: the largest divisor of the batch size up to 32. Part of a run's identity only where the backbone has batch norm, which normalises over a micro batch.",
     ),
     field(
         "precision",
@@ -109,7 +109,7 @@ pub(crate) static RUN: &[Field] = &[
     ),
     field(
         "attack",
-        Kind::Tagged(ATTACKS),
+        Kind::Tagged(TRAINING_ATTACKS),
         Default("{kind: apgd, steps: 7}"),
         "Attack that crafts training images. Default APGD with 7 steps (paper).",
     ),
@@ -318,10 +318,20 @@ static LEARNING_RATE_SCHEDULES: &[Variant] = &[
     ),
 ];
 
-static ATTACKS: &[Variant] = &[APGD];
+static TRAINING_ATTACKS: &[Variant] = &[variant(
+    "apgd",
+    &[
+        field("steps", STEPS, Default("7"), "Number of steps. Default 7 (paper, training)."),
+        NORM,
+        ATTACK_LOSS,
+    ],
+    "Auto-PGD.",
+)];
+
+static VALIDATION_ATTACKS: &[Variant] = &[MEASURING_APGD];
 
 static EVALUATION_ATTACKS: &[Variant] = &[
-    APGD,
+    MEASURING_APGD,
     variant(
         "autoattack",
         &[],
@@ -331,19 +341,30 @@ static EVALUATION_ATTACKS: &[Variant] = &[
     ),
 ];
 
-const APGD: Variant = variant(
+const MEASURING_APGD: Variant = variant(
     "apgd",
     &[
-        field("steps", integer(1, 10_000), Default("10"), "Number of steps. Default 10 (paper, evaluation)."),
-        field("norm", Kind::Choice(&["linf", "l2"]), Default("linf"), "The ball. Default linf (paper)."),
-        field(
-            "loss",
-            Kind::Choice(&["cross_entropy", "dlr"]),
-            Default("cross_entropy"),
-            "What is maximised. Default cross entropy (paper).",
-        ),
+        field("steps", STEPS, Default("10"), "Number of steps. Default 10 (paper, evaluation)."),
+        NORM,
+        ATTACK_LOSS,
     ],
     "Auto-PGD.",
+);
+
+const STEPS: Kind = integer(1, 10_000);
+
+const NORM: Field = field(
+    "norm",
+    Kind::Choice(&["linf", "l2"]),
+    Default("linf"),
+    "The ball: the same in training, validation and evaluation. Default linf (paper).",
+);
+
+const ATTACK_LOSS: Field = field(
+    "loss",
+    Kind::Choice(&["cross_entropy", "dlr"]),
+    Default("cross_entropy"),
+    "What is maximised. Default cross entropy (paper).",
 );
 
 static AUGMENTATIONS: &[Variant] = &[
@@ -371,7 +392,7 @@ static AUGMENTATIONS: &[Variant] = &[
 
 static VALIDATION: &[Field] = &[field(
     "attack",
-    Kind::Tagged(ATTACKS),
+    Kind::Tagged(VALIDATION_ATTACKS),
     Default("{kind: apgd, steps: 10}"),
     "Attack at the full target epsilon. Default APGD with 10 steps (paper).",
 )];

@@ -101,6 +101,7 @@ impl RunSpec {
         ];
         parts.extend(self.clip_norm.map(|norm| ("clip_norm", norm.into())));
         parts.extend(self.ema.map(|ema| ("ema", to_json(&ema))));
+        parts.extend(self.normalised_images().map(|images| ("micro_batch_size", images.into())));
         parts.extend((!self.precision.is_f32()).then(|| ("precision", to_json(&self.precision))));
         canonical_text(&parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
     }

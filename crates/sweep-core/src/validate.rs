@@ -3,7 +3,7 @@
 use crate::dataset::{DatasetSource, DatasetSpec, SplitPolicy, ValidationPolicy};
 use crate::micro_batch::MicroBatch;
 use crate::schedule::{AutoRamp, EpsilonSchedule, Granularity, LearningRateSchedule};
-use crate::spec::{Architecture, AttackLoss, AttackSpec, Objective, RunSpec};
+use crate::spec::{Architecture, AttackLoss, AttackSpec, Norm, Objective, RunSpec};
 
 /// Something wrong between the keys of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,9 @@ pub(crate) fn validate(spec: &RunSpec) -> Vec<Fault> {
         );
         fault("evaluation", message, None);
     }
+    for (key, message, hint) in norm_faults(spec) {
+        fault(key, message, Some(hint));
+    }
     if let Some((message, hint)) = micro_batch_fault(spec) {
         fault("micro_batch_size", message, hint);
     }
@@ -70,6 +73,35 @@ pub(crate) fn validate(spec: &RunSpec) -> Vec<Fault> {
         fault("dataset", message, None);
     }
     faults
+}
+
+/// Returns where robust accuracy would be measured in another ball than the run is trained for, and what to write instead.
+fn norm_faults(spec: &RunSpec) -> Vec<(&'static str, String, &'static str)> {
+    // Without perturbed images there is no ball to agree with.
+    if spec.target_epsilon.is_zero() || spec.epsilon_schedule == EpsilonSchedule::None {
+        return Vec::new();
+    }
+    let norm = spec.attack.norm();
+    let hint = match norm {
+        Norm::Linf => {
+            "write `norm: linf` in `attack`, `validation.attack` and `evaluation.attack`, or the other norm in all three"
+        }
+        Norm::L2 => {
+            "write `norm: l2` in `validation.attack` and `evaluation.attack` too; `sweep evaluate --norm` measures in another"
+        }
+    };
+    let measured =
+        [("validation", spec.validation.attack.norm()), ("evaluation", spec.evaluation.attack.norm())];
+    let differing = measured.into_iter().filter(|(_, measured)| *measured != norm);
+    let fault = |(key, measured): (&'static str, Norm)| {
+        let message = format!(
+            "`attack.norm` of `{key}` is `{}`, expected `{}` as in the training attack",
+            measured.label(),
+            norm.label()
+        );
+        (key, message, hint)
+    };
+    differing.map(fault).collect()
 }
 
 /// Returns why a run cannot have its micro batches, if it cannot, and what to write instead.

@@ -110,6 +110,138 @@ fn equal_points_are_one_run() {
 }
 
 #[test]
+fn points_that_are_equal_in_other_words_are_told() {
+    let notes = |text: &str| {
+        let notes = expand(text).unwrap().notes;
+        notes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(notes(SMALL), "");
+    let twice = notes(&SMALL.replace("seed: [0, 1]", "target_epsilon: [4/255, 8/510]"));
+    assert!(
+        twice.starts_with("4 points are 2 runs: 2 say in other words what an earlier one says"),
+        "{twice}"
+    );
+    let same = format!("{SMALL}include: [{{dataset: shapes, seed: 0}}]");
+    assert_eq!(notes(&same), "", "an entry that agrees with a point is that point");
+}
+
+#[test]
+fn conditions_that_match_nothing_are_told() {
+    for (entry, place, part) in [
+        ("exclude: [{seed: 1}, {seed: 7}]", "exclude[1].seed", "`7` is the value of no point"),
+        ("exclude: [{epsilon_schedule: {kind: ramp}}]", "exclude[0].epsilon_schedule", "kind"),
+        ("exclude: [{dataset: glyphs}]", "exclude[0].dataset", "`glyphs` is the value of no point"),
+    ] {
+        let found = problems(&format!("{SMALL}{entry}"));
+        assert!(found.contains(&format!("{place}: ")) && found.contains(part), "{entry}: {found}");
+    }
+    let diagonal = SMALL.replace("seed: [0, 1]", "seed: [0, 1]\n  epochs: [10, 11]");
+    let both =
+        "exclude: [{dataset: shapes, seed: 0}, {dataset: shapes, seed: 0, epochs: 10, batch_size: 16}]";
+    assert!(problems(&format!("{diagonal}{both}")).contains("exclude[1].batch_size: `16`"));
+    let overridden =
+        expand(&format!("{SMALL}overrides: [{{when: {{seed: 7}}, set: {{epochs: 9}}}}]")).unwrap();
+    assert_eq!(overridden.notes.len(), 1);
+    assert!(overridden.notes[0].to_string().starts_with("overrides[0].when.seed: `7`"));
+}
+
+#[test]
+fn a_grid_that_set_has_narrowed_may_have_nothing_to_exclude() {
+    let text = format!("{SMALL}exclude: [{{dataset: shapes, seed: 1}}]");
+    let expand_with = |set: &str| {
+        let set: Assignment = set.parse().unwrap();
+        Sweep::parse(text.as_bytes(), &[set]).unwrap().expand(&Names)
+    };
+    let grid = expand_with("matrix.seed=[0]").unwrap();
+    assert_eq!((grid.runs.len(), grid.notes.len()), (3, 1));
+    assert!(grid.notes[0].to_string().starts_with("exclude[0].seed: `1`"), "{}", grid.notes[0]);
+    assert!(expand_with("exclude=[{seed: 7}]").is_err());
+    assert_eq!(expand_with("name=other").unwrap().notes, []);
+}
+
+#[test]
+fn conditions_compare_what_values_come_to() {
+    let left = |schedules: &str, exclude: &str| {
+        let text = SMALL
+            .replace(", epsilon_schedule: {kind: fixed}", "")
+            .replace("seed: [0, 1]", &format!("epsilon_schedule: {schedules}"));
+        expand(&format!("{text}exclude: [{exclude}]\n")).map(|grid| grid.runs.len())
+    };
+    let two = "[{kind: ramp, start: 20%, end: 50%}, {kind: fixed}]";
+    for exclude in [
+        "{epsilon_schedule: {kind: ramp, start: 2}}",
+        "{epsilon_schedule.start: 2}",
+        "{epsilon_schedule: {kind: ramp, start: 20.0%, end: 5, per: epoch}}",
+        "{epsilon_schedule: {kind: ramp}, evaluation: {max_epsilon: 16/255}}",
+        "{epsilon_schedule: {kind: ramp}, evaluation.max_epsilon: 32/510}",
+        "{epsilon_schedule: {kind: ramp}, optimizer.weight_decay: 1e-6}",
+        "{epsilon_schedule: {kind: ramp}, attack: {steps: 7, norm: linf}}",
+    ] {
+        assert_eq!(left(two, exclude), Ok(3), "{exclude}");
+    }
+    for exclude in ["{epsilon_schedule: {kind: ramp, start: 3}}", "{evaluation.max_epsilon: 8/255}"] {
+        assert!(left(two, exclude).is_err(), "{exclude}");
+    }
+}
+
+#[test]
+fn an_include_that_names_a_part_of_a_value_is_a_point_of_its_own() {
+    let text = SMALL
+        .replace(", epsilon_schedule: {kind: fixed}", "")
+        .replace("seed: [0, 1]", "epsilon_schedule: [{kind: fixed}, {kind: auto, patience: 2}]");
+    let added = |entry: &str| expand(&format!("{text}include: [{entry}]")).unwrap();
+    let own = added("{dataset: shapes, epsilon_schedule: {kind: auto}, seed: 3}");
+    assert_eq!(own.runs.len(), 6);
+    assert_eq!(own.runs[5].1.seed, 3);
+    let overlaid =
+        added("{dataset: shapes, epsilon_schedule: {kind: auto, patience: 2, tolerance: 0.02}, seed: 3}");
+    assert_eq!(overlaid.runs.len(), 5);
+    assert_eq!(overlaid.runs[2].1.seed, 3);
+}
+
+#[test]
+fn the_training_attack_has_the_papers_steps_where_a_part_of_it_is_written() {
+    let spec = with_keys("attack: {kind: apgd, loss: dlr}, evaluation: {attack: {kind: apgd, loss: dlr}}");
+    assert_eq!((spec.attack.steps(), spec.evaluation.attack.steps()), (7, 10));
+}
+
+#[test]
+fn a_run_is_measured_in_the_ball_that_it_is_trained_for() {
+    let keys = |keys: &str| SMALL.replace("epochs: 10", &format!("epochs: 10, {keys}"));
+    let found = problems(&keys("attack: {kind: apgd, norm: l2}"));
+    for part in [
+        "run.validation: `attack.norm` of `validation` is `linf`, expected `l2` as in the training attack",
+        "run.evaluation: `attack.norm` of `evaluation` is `linf`",
+        "write `norm: l2` in `validation.attack` and `evaluation.attack` too",
+    ] {
+        assert!(found.contains(part), "{found}");
+    }
+    let l2 = "attack: {kind: apgd, norm: l2}";
+    expand(&keys(&format!("{l2}, validation: {{{l2}}}, evaluation: {{{l2}}}"))).unwrap();
+    let standard = keys(l2).replace(
+        "target_epsilon: 4/255, epsilon_schedule: {kind: fixed}",
+        "target_epsilon: 0, epsilon_schedule: {kind: none}",
+    );
+    expand(&standard).unwrap();
+}
+
+#[test]
+fn with_batch_norm_a_micro_batch_of_another_size_is_another_run() {
+    let with = |backbone: &str, keys: &str| {
+        let text = SMALL
+            .replace("tiny-vit", backbone)
+            .replace("epochs: 10", &format!("epochs: 10, batch_size: 64{keys}"));
+        expand(&text).unwrap().runs.pop().unwrap().1
+    };
+    let ids = |spec: &RunSpec| (spec.id(), spec.training_id(), spec.trajectory()[10]);
+    let usual = ids(&with("tiny-resnet50", ""));
+    assert_eq!(usual, ids(&with("tiny-resnet50", ", micro_batch_size: 32")));
+    let other = ids(&with("tiny-resnet50", ", micro_batch_size: 16"));
+    assert!(usual.0 != other.0 && usual.1 != other.1 && usual.2 != other.2);
+    assert_eq!(ids(&with("tiny-vit", "")), ids(&with("tiny-vit", ", micro_batch_size: 16")));
+}
+
+#[test]
 fn what_is_no_part_of_the_identity() {
     let ids = |text: &str| expand(text).unwrap().runs.iter().map(|(id, _)| *id).collect::<Vec<_>>();
     let renamed = SMALL.replace("name: small", "name: other\nexecution: {devices: cpu:2}");
@@ -324,6 +456,13 @@ fn slips_of_the_pen_in_patterns_are_refused() {
     for (entry, part) in [
         ("exclude: [{dataset: shape}]", "did you mean `shapes`?"),
         ("exclude: [{epsilon_schedule: {kin: fixed}}]", "unknown key `kin`"),
+        ("exclude: [{optimizer.kind: sgd}]", "hint: write optimizer: {kind: sgd}"),
+        (
+            "exclude: [{optimizer.kinds: sgd}]",
+            "expected one of: learning_rate, head_learning_rate, weight_decay, head_weight_decay, betas, stability, no_decay, momentum",
+        ),
+        ("  optimizer.kind: [adamw, sgd]", "hint: write optimizer: [{kind: adamw}, {kind: sgd}]"),
+        ("overrides: [{when: {target_epsilon: 0.0157}, set: {epochs: 9}}]", "hint: write 4/255"),
         ("exclude: [{epsilon_schedule: {kind: rampp}}]", "did you mean `ramp`?"),
         ("overrides: [{when: {backbone: tiny}, set: {epochs: 9}}]", "did you mean `tiny-vit`?"),
         (

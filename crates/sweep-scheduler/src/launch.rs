@@ -96,14 +96,16 @@ impl<'a> Launcher<'a> {
 }
 
 /// Writes what the run is. Always anew: paths and batch splitting are no part of a run's identity and may have changed since
-/// an earlier attempt. `micro_batch_limit` is what the memory allows, as earlier attempts found out.
+/// an earlier attempt. `micro_batch_limit` is what the memory allows, as earlier attempts found out; with batch norm the
+/// size is part of the identity and stays.
 pub(crate) fn write_spec(
     home: &Home,
     run: RunId,
     spec: &RunSpec,
     micro_batch_limit: Option<u32>,
 ) -> io::Result<()> {
-    let micro_batch_size = spec.micro_batch_size.limited(micro_batch_limit);
+    let limit = micro_batch_limit.filter(|_| !spec.backbone.definition.architecture.has_batch_norm());
+    let micro_batch_size = spec.micro_batch_size.limited(limit);
     write_atomically(&home.spec(run), &serde_json::to_vec(&RunSpec { micro_batch_size, ..spec.clone() })?)
 }
 

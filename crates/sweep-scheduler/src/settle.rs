@@ -30,6 +30,10 @@ pub(crate) const SUCCEEDED: i32 = 0;
 /// Exit code after `interrupted`.
 pub(crate) const INTERRUPTED: i32 = 76;
 
+/// Why a run with batch norm is not tried again with fewer images a pass.
+const WITH_BATCH_NORM: &str = "not tried with fewer images a pass, over which the backbone's batch norm normalises: \
+that would be another experiment\n  hint: write a smaller `micro_batch_size`, which makes another run";
+
 /// What settling needs to know.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settler<'a> {
@@ -183,30 +187,43 @@ impl Settler<'_> {
         let cause = Cause { class, message };
         match class {
             FailureClass::DiskFull => (verdict::Outcome::Interrupted { cause: Some(cause) }, None),
-            FailureClass::OutOfMemory => {
-                let smaller = self.smaller_micro_batch(run, attempt);
-                (verdict::Outcome::Failed { cause, retry: smaller.is_some() }, smaller)
-            }
+            FailureClass::OutOfMemory => self.judge_want_of_memory((run, attempt), cause),
             _ => (verdict::Outcome::Failed { cause, retry: self.retry.allows(class, failures) }, None),
         }
     }
 
+    /// Says what follows where memory ran out: another try with half the images a pass, unless the images of a pass decide
+    /// what comes out, as with batch norm.
+    fn judge_want_of_memory(
+        &self,
+        (run, attempt): (RunId, u32),
+        cause: Cause,
+    ) -> (verdict::Outcome, Option<u32>) {
+        let spec = self.spec(run);
+        if spec.as_ref().is_some_and(|spec| spec.backbone.definition.architecture.has_batch_norm()) {
+            let message = format!("{}; {WITH_BATCH_NORM}", cause.message);
+            return (verdict::Outcome::Failed { cause: Cause { message, ..cause }, retry: false }, None);
+        }
+        let smaller = spec.and_then(|spec| self.smaller_micro_batch(&spec, run, attempt));
+        (verdict::Outcome::Failed { cause, retry: smaller.is_some() }, smaller)
+    }
+
     /// Returns about half of what the attempt computed with; `None` where that cannot be halved.
-    fn smaller_micro_batch(&self, run: RunId, attempt: u32) -> Option<u32> {
+    fn smaller_micro_batch(&self, spec: &RunSpec, run: RunId, attempt: u32) -> Option<u32> {
+        let size = spec.micro_batch_size.images().or_else(|| self.found_micro_batch(run, attempt))?;
+        micro_batch::halved(size, spec.batch_size)
+    }
+
+    /// Returns what the attempt was told to do, unless that can no longer be read.
+    fn spec(&self, run: RunId) -> Option<RunSpec> {
         let path = self.home.spec(run);
         let spec = fs::read(&path)
             .map_err(|error| error.to_string())
-            .and_then(|text| serde_json::from_slice::<RunSpec>(&text).map_err(|error| error.to_string()));
-        match spec {
-            Ok(spec) => {
-                let size = spec.micro_batch_size.images().or_else(|| self.found_micro_batch(run, attempt))?;
-                micro_batch::halved(size, spec.batch_size)
-            }
-            Err(error) => {
-                tracing::warn!(path = %path.display(), error, "a specification could not be read, so its micro batch is not halved");
-                None
-            }
-        }
+            .and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
+        spec.inspect_err(|error| {
+            tracing::warn!(path = %path.display(), error, "a specification could not be read, so its micro batch is not halved");
+        })
+        .ok()
     }
 
     /// Returns what a worker says that it has found for `micro_batch_size: auto`; `None` where memory ran out before.

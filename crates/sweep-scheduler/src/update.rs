@@ -205,6 +205,13 @@ impl Summary {
         self.already_succeeded + self.succeeded == self.total
     }
 
+    /// Returns whether nothing is left but runs that were cancelled and what waits for them: the next session would do
+    /// nothing.
+    pub const fn only_cancelled_are_left(&self) -> bool {
+        let open = self.all_failed() + self.interrupted + self.elsewhere + self.submitted + self.pending;
+        self.cancelled > 0 && open == 0
+    }
+
     /// Returns the number of failed runs, now or before.
     pub const fn all_failed(&self) -> usize {
         self.already_failed + self.failed

@@ -28,6 +28,8 @@ pub struct Registered {
     pub sweep: SweepId,
     /// Runs that were not stored before.
     pub new_runs: usize,
+    /// Runs that a sweep of this name listed before and lists no more; they stay stored.
+    pub unlisted: usize,
 }
 
 /// A registered sweep.
@@ -45,7 +47,7 @@ pub struct SweepRow {
     pub runs: u32,
     /// When it was registered first.
     pub created_ms: i64,
-    /// When its text or list last changed.
+    /// When it last ran: every session registers it.
     pub updated_ms: i64,
 }
 
@@ -56,8 +58,8 @@ impl Store {
     /// Stores a sweep and its runs, in the order of expansion, in one transaction.
     ///
     /// A sweep of the same name gets the new text and the new list. Runs that are already stored are not touched,
-    /// whatever their state. Where the same text with the same runs is registered already, nothing is written and no
-    /// lock is taken. A run must not be listed twice, and the run that it starts from must be listed or stored.
+    /// whatever their state. Where the same text with the same runs is registered already, only the time is written.
+    /// A run must not be listed twice, and the run that it starts from must be listed or stored.
     pub async fn register_sweep(
         &self,
         name: &str,
@@ -67,7 +69,8 @@ impl Store {
     ) -> Result<Registered> {
         let digests = Digests::of(yaml, runs);
         if let Some(sweep) = self.reader().registered_as(name, &digests).await? {
-            return Ok(Registered { sweep, new_runs: 0 });
+            self.touch_sweep(sweep, now_ms).await?;
+            return Ok(Registered { sweep, new_runs: 0, unlisted: 0 });
         }
         let rows = self.new_rows(runs).await?;
         let failed = self.failed("register a sweep");
@@ -75,9 +78,21 @@ impl Store {
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         let new_runs = insert(&mut transaction, &rows, now_ms, failed).await?;
         let sweep = upsert_sweep(&mut transaction, name, yaml, &digests, now_ms).await.map_err(failed)?;
-        replace_listing(&mut transaction, sweep, runs).await.map_err(failed)?;
+        let unlisted = replace_listing(&mut transaction, sweep, runs).await.map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
-        Ok(Registered { sweep, new_runs })
+        Ok(Registered { sweep, new_runs, unlisted })
+    }
+
+    /// Writes down when a sweep last ran.
+    async fn touch_sweep(&self, sweep: SweepId, now_ms: i64) -> Result<()> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query("UPDATE sweeps SET updated_ms = ? WHERE id = ?")
+            .bind(now_ms)
+            .bind(sweep.0)
+            .execute(&mut *writer)
+            .await
+            .map(drop)
+            .map_err(self.failed("write down when a sweep ran"))
     }
 
     /// Stores a sweep that was registered and changed earlier, as a rebuild does; its runs must be stored. Where the list
@@ -87,13 +102,7 @@ impl Store {
     /// [`Error::ListedTwice`], [`Error::Database`].
     pub async fn restore_sweep(&self, file: &SweepFile, runs: &[Listed<'_>]) -> Result<SweepId> {
         let registered = self.register_sweep(&file.name, &file.yaml, runs, file.created_ms).await?;
-        let mut writer = self.writer.lock().await;
-        sqlx::query("UPDATE sweeps SET updated_ms = ? WHERE id = ?")
-            .bind(file.updated_ms)
-            .bind(registered.sweep.0)
-            .execute(&mut *writer)
-            .await
-            .map_err(self.failed("restore a sweep"))?;
+        self.touch_sweep(registered.sweep, file.updated_ms).await?;
         Ok(registered.sweep)
     }
 
@@ -124,7 +133,7 @@ impl Store {
 }
 
 impl Reader {
-    /// Returns every registered sweep, the latest change first.
+    /// Returns every registered sweep, the one that ran last first.
     pub async fn sweeps(&self) -> Result<Vec<SweepRow>> {
         let rows: Vec<(i64, String, String, String, u32, i64, i64)> = sqlx::query_as(
             "SELECT id, name, yaml, digest, (SELECT count(*) FROM sweep_runs WHERE sweep = id), created_ms, updated_ms
@@ -349,18 +358,26 @@ async fn upsert_sweep(
     Ok(SweepId(id))
 }
 
+/// Returns how many runs were listed before and are no more.
 async fn replace_listing(
     connection: &mut SqliteConnection,
     sweep: SweepId,
     runs: &[Listed<'_>],
-) -> sqlx::Result<()> {
+) -> sqlx::Result<usize> {
+    let unlisted: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM sweep_runs WHERE sweep = ? AND run NOT IN (SELECT value FROM json_each(?))",
+    )
+    .bind(sweep.0)
+    .bind(ids_as_json(runs))
+    .fetch_one(&mut *connection)
+    .await?;
     sqlx::query("DELETE FROM sweep_runs WHERE sweep = ?").bind(sweep.0).execute(&mut *connection).await?;
     sqlx::query("INSERT INTO sweep_runs (sweep, position, run) SELECT ?, key, value FROM json_each(?)")
         .bind(sweep.0)
         .bind(ids_as_json(runs))
         .execute(connection)
-        .await
-        .map(drop)
+        .await?;
+    Ok(unlisted as usize)
 }
 
 const fn optimizer(optimizer: &OptimizerSpec) -> (&'static str, f64) {

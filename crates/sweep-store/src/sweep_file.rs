@@ -24,25 +24,21 @@ pub struct SweepFile {
     pub runs: Vec<RunId>,
     /// When it was registered first.
     pub created_ms: i64,
-    /// When its text or list last changed.
+    /// When it last ran.
     pub updated_ms: i64,
 }
 
 impl SweepFile {
-    /// Writes the file of a sweep, as a whole or not at all. Where the same text and runs are there already, nothing is
-    /// written; where others are, the time of the first registration stays.
+    /// Writes the file of a sweep, as a whole or not at all. The time of the first registration stays.
     ///
     /// # Errors
     /// [`Error::File`].
     pub fn write(home: &Home, name: &str, yaml: &str, runs: Vec<RunId>, now_ms: i64) -> Result<()> {
         let path = home.sweeps().join(format!("{name}.json"));
         // A file that cannot be read is replaced: it is of no use to anybody.
-        let before = Self::read(&path).ok();
-        let created_ms = before.as_ref().map_or(now_ms, |before| before.created_ms);
-        let file =
-            Self { name: name.to_owned(), yaml: yaml.to_owned(), runs, created_ms, updated_ms: now_ms };
-        let is_known = before.is_some_and(|before| Self { updated_ms: now_ms, ..before } == file);
-        if is_known { Ok(()) } else { file.replace(&path) }
+        let created_ms = Self::read(&path).map_or(now_ms, |before| before.created_ms);
+        let (name, yaml) = (name.to_owned(), yaml.to_owned());
+        Self { name, yaml, runs, created_ms, updated_ms: now_ms }.replace(&path)
     }
 
     /// Reads a file.
@@ -89,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_time_stays_and_the_same_is_not_written_again() {
+    fn the_first_time_stays_and_the_last_one_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path());
         let path = home.sweeps().join("paper.json");
@@ -97,7 +93,7 @@ mod tests {
         let first = SweepFile::read(&path).unwrap();
         assert_eq!((first.created_ms, first.updated_ms, first.runs.clone()), (5, 5, runs()));
         SweepFile::write(&home, "paper", "a", runs(), 6).unwrap();
-        assert_eq!(SweepFile::read(&path).unwrap(), first);
+        assert_eq!(SweepFile::read(&path).unwrap(), SweepFile { updated_ms: 6, ..first });
         SweepFile::write(&home, "paper", "b", runs(), 7).unwrap();
         let second = SweepFile::read(&path).unwrap();
         assert_eq!((second.yaml.as_str(), second.created_ms, second.updated_ms), ("b", 5, 7));

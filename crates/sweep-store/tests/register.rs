@@ -49,15 +49,16 @@ async fn registering_again_changes_nothing_and_runs_keep_their_state() {
     let specs = specs(3);
     let (sweep, runs) = home.register(&specs).await;
     home.store.claim(runs[1], "test", NOW).await.unwrap();
-    let before = select(&home, "SELECT * FROM sweeps").await;
+    let columns = "SELECT id, name, yaml, digest, listing_digest, created_ms FROM sweeps";
+    let before = select(&home, columns).await;
     let again = home.store.register_sweep("test", "name: test", &listed(&specs), NOW + 5).await.unwrap();
-    assert_eq!(again, Registered { sweep, new_runs: 0 });
-    assert_eq!(select(&home, "SELECT * FROM sweeps").await, before);
+    assert_eq!(again, Registered { sweep, new_runs: 0, unlisted: 0 });
+    assert_eq!(select(&home, columns).await, before);
     // Another text writes, and still leaves the runs alone.
     let more = common::specs(4);
     let again =
         home.store.register_sweep("test", "name: test # longer", &listed(&more), NOW + 9).await.unwrap();
-    assert_eq!(again, Registered { sweep, new_runs: 1 });
+    assert_eq!(again, Registered { sweep, new_runs: 1, unlisted: 0 });
     let states = home.store.reader().run_states(sweep).await.unwrap();
     assert_eq!(states.iter().map(|run| run.state).collect::<Vec<_>>(), {
         use State::{Pending, Running};
@@ -74,6 +75,7 @@ async fn a_new_list_replaces_the_old_one_and_runs_are_shared() {
     assert_eq!(shared.new_runs, 0);
     let shorter =
         home.store.register_sweep("test", "name: test", &listed(&specs[..1]), NOW + 1).await.unwrap();
+    assert_eq!(shorter.unlisted, 3);
     let reader = home.store.reader();
     assert_eq!(reader.run_states(shorter.sweep).await.unwrap().len(), 1);
     assert_eq!(reader.run_states(shared.sweep).await.unwrap().len(), 2);
@@ -87,6 +89,19 @@ async fn a_new_list_replaces_the_old_one_and_runs_are_shared() {
     assert!(matches!(&error, Error::UnknownSweep { known, .. } if known == &["other", "test"]), "{error}");
     assert_eq!(reader.state_counts(None).await.unwrap()[&State::Pending], 4);
     assert_eq!(reader.state_counts(Some(shared.sweep)).await.unwrap()[&State::Pending], 2);
+}
+
+#[tokio::test]
+async fn the_sweep_that_ran_last_is_the_first() {
+    let home = Home::new().await;
+    let specs = specs(1);
+    let run = async |name: &str, at| home.store.register_sweep(name, "", &listed(&specs), at).await.unwrap();
+    run("one", NOW).await;
+    run("two", NOW + 1).await;
+    run("one", NOW + 2).await;
+    let sweeps = home.store.reader().sweeps().await.unwrap();
+    assert_eq!(sweeps.iter().map(|sweep| sweep.name.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+    assert_eq!((sweeps[0].created_ms, sweeps[0].updated_ms), (NOW, NOW + 2));
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 all runs succeeded; 1 unexpected; 2 bad input, nothing was touched; \
-3 some runs failed; 130 interrupted, the same command goes on.
+3 some runs failed or are cancelled; 130 interrupted, the same command goes on.
 Standard output is data, standard error is everything else. SWEEP_LOG sets the log filter (such as `debug`).";
 
 #[derive(Debug, Subcommand)]
@@ -175,7 +175,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) no_early_stop: bool,
 
-    /// Run failed runs again.
+    /// Run failed runs again; cancelled ones stay out until `sweep retry`.
     #[arg(long)]
     pub(crate) retry_failed: bool,
 
@@ -446,7 +446,12 @@ Examples:
 pub(crate) struct Radii(pub(crate) Vec<Epsilon>);
 
 fn radii(text: &str) -> Result<Radii, String> {
-    let one = |text: &str| text.parse::<Epsilon>().map_err(|error| error.to_string());
+    let one = |text: &str| {
+        text.parse::<Epsilon>().map_err(|error| match error.hint() {
+            Some(hint) => format!("{error}\n  hint: {hint}"),
+            None => error.to_string(),
+        })
+    };
     let Some((first, last)) = text.split_once("..") else { return Ok(Radii(vec![one(text)?])) };
     let (first, last) = (one(first)?, one(last)?);
     let points: Vec<Epsilon> = last.grid().into_iter().filter(|point| *point >= first).collect();

@@ -11,7 +11,7 @@ pub(crate) enum Exit {
     Unexpected,
     /// Bad command line, sweep file or name; nothing was touched.
     BadInput,
-    /// Some runs failed or were stopped by a limit.
+    /// Some runs failed, are cancelled or were stopped by a limit.
     SomeFailed,
     /// Interrupted; the same command goes on.
     Interrupted,

@@ -34,6 +34,15 @@ pub(crate) struct Loaded {
     pub(crate) sources: Sources,
 }
 
+impl Loaded {
+    /// Says what in the file may be a slip of the pen.
+    pub(crate) fn tell(&self) {
+        for note in &self.grid.notes {
+            printer::note(&format!("note: {note}"));
+        }
+    }
+}
+
 /// Reads and expands a sweep file; whatever is wrong with it is bad input and leaves everything untouched.
 pub(crate) fn load(arguments: &SweepArgs, home: &Home, unknown: Unknown) -> Result<Loaded> {
     let sources = Sources::new(folder_of(&arguments.file), home, unknown)?;
@@ -118,6 +127,18 @@ pub(crate) async fn open(home: &Home) -> Result<Reader> {
         printer::note(&format!("note: {note}"));
     }
     Ok(reader)
+}
+
+/// Returns the sweep of a name; without a name the one that ran last, and says so; nothing where none has run.
+pub(crate) async fn named_or_latest(reader: &Reader, name: Option<&str>) -> Result<Option<SweepId>> {
+    if name.is_some() {
+        return named(reader, name).await;
+    }
+    let latest = reader.sweeps().await?.into_iter().next();
+    if let Some(sweep) = &latest {
+        printer::note(&format!("note: sweep {}, which ran last", sweep.name));
+    }
+    Ok(latest.map(|sweep| sweep.id))
 }
 
 /// Returns the sweep of a name; without a name, nothing.

@@ -164,7 +164,10 @@ fn schema_completions_and_help() {
     assert!(expect(&sweep(home, &["completions", "bash"]), 0).contains("_sweep"));
     let help = expect(&sweep(home, &["--help"]), 0);
     assert!(
-        help.split_whitespace().collect::<Vec<_>>().join(" ").contains("3 some runs failed; 130 interrupted"),
+        help.split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .contains("3 some runs failed or are cancelled; 130 interrupted"),
         "{help}"
     );
 }
@@ -246,6 +249,77 @@ fn a_failure_is_told_at_once_and_ends_with_3_and_can_be_retried() {
     expect(&run_fake(home, &file, &["--retry-failed"]), 0);
     let attempts = query(home, "SELECT state, count(*) AS n FROM attempts GROUP BY state ORDER BY state");
     assert_eq!(attempts, serde_json::json!([{"state": "failed", "n": 4}, {"state": "succeeded", "n": 4}]));
+}
+
+#[test]
+fn cancelled_runs_stay_out_until_they_are_asked_for() {
+    let (workspace, file) = workspace(FOUR);
+    let home = workspace.home();
+    workspace.script(&Script::always([Action::Start, Action::Interrupt]));
+    expect(&run_fake(home, &file, &[]), 3);
+    expect(&sweep(home, &["cancel", "--sweep", "four"]), 0);
+    let output = run_fake(home, &file, &["--retry-failed"]);
+    expect(&output, 3);
+    let err = text(&output.stderr);
+    assert!(err.contains("4 runs: 4 cancelled\n  hint: `sweep retry --sweep four`"), "{err}");
+}
+
+#[test]
+fn a_run_that_has_not_started_has_no_log() {
+    let (workspace, file) = workspace(FOUR);
+    let home = workspace.home();
+    let failure = Action::Fail { class: FailureClass::Diverged, message: "the loss is NaN".to_owned() };
+    workspace.script(&Script::always([Action::Start, failure]));
+    expect(&run_fake(home, &file, &["--max-fail", "1"]), 3);
+    let waiting = query(home, "SELECT id FROM results WHERE attempts = 0 LIMIT 1");
+    let run = &waiting[0]["id"].as_str().unwrap()[..10];
+    let output = sweep(home, &["logs", run]);
+    expect(&output, 2);
+    let err = text(&output.stderr);
+    assert!(err.contains(&format!("run {run} has not started")), "{err}");
+    assert!(err.contains(&format!("hint: `sweep explain {run}`")), "{err}");
+}
+
+#[test]
+fn what_a_sweep_lists_no_more_and_which_one_is_shown_is_told() {
+    let (workspace, file) = workspace(FOUR);
+    let home = workspace.home();
+    workspace.script(&Script::always(complete()));
+    let run = |sets: &[&str]| {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let output = run_fake(home, &file, &sets);
+        expect(&output, 0);
+        text(&output.stderr)
+    };
+    assert!(!run(&[]).contains("other runs before"));
+    assert!(!run(&["name=half", "matrix.dataset=[shapes]"]).contains("other runs before"));
+    let shorter = run(&["matrix.dataset=[shapes]"]);
+    assert!(
+        shorter.contains("note: sweep four listed 2 other runs before; they stay in the results"),
+        "{shorter}"
+    );
+    assert!(shorter.contains("hint: --set name=…"), "{shorter}");
+    run(&["name=half", "matrix.dataset=[shapes]"]);
+    let shown = sweep(home, &["compare"]);
+    expect(&shown, 0);
+    assert!(text(&shown.stderr).contains("note: sweep half, which ran last"), "{}", text(&shown.stderr));
+}
+
+#[test]
+fn what_may_be_a_slip_in_a_sweep_file_is_told() {
+    let (workspace, file) = workspace(FOUR);
+    let home = workspace.home();
+    for (set, part) in [
+        ("+matrix.target_epsilon=[4/255, 8/510]", "note: 8 points are 4 runs: 4 say in other words"),
+        (
+            "+overrides=[{when: {dataset: glyphs}, set: {epochs: 2}}]",
+            "note: overrides[0].when.dataset: `glyphs`",
+        ),
+    ] {
+        let output = sweep(home, &["plan", &file, "--set", set]);
+        expect(&output, 0);
+        assert!(text(&output.stderr).contains(part), "{}", text(&output.stderr));
+    }
 }
 
 /// Digests of the final models and all measured counts: what must not depend on interruptions.

@@ -150,8 +150,18 @@ fn views_go_out_in_every_form() {
     expect(&sweep(home, &["export", "--output", &csv]), 0);
     assert_eq!(fs::read_to_string(&csv).unwrap(), expect(&sweep(home, &["export"]), 0).0);
 
+    let capitals = file("X.PARQUET");
+    expect(&sweep(home, &["export", "--output", &capitals]), 0);
+    assert!(fs::read(&capitals).unwrap().starts_with(b"PAR1"));
+    let unusual = file("rows.tsv");
+    expect(&sweep(home, &["export", "--output", &unusual, "--format", "csv"]), 0);
+    assert_eq!(fs::read(&unusual).unwrap(), fs::read(&csv).unwrap());
+
     for (arguments, part) in [
-        (&["--format", "parquet"][..], "Parquet is no text: it goes into a file"),
+        (&["--output", "x.jsonl"][..], "expected one of the endings: .csv, .json, .parquet, .md, .tex"),
+        (&["--output", "x.tsv"], "hint: --format says it"),
+        (&["--output", "x"], "`x` does not say its form"),
+        (&["--format", "parquet"], "Parquet is no text: it goes into a file"),
         (&["--table", "runs"], "possible values: results, curves"),
         (&["--mlflow", "x", "--format", "json"], "cannot be used with"),
         (&["--sweep", "fore"], "there is no sweep `fore`"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sweep_core::event::{Event, FailureClass};
 use sweep_core::micro_batch::MicroBatch;
-use sweep_core::spec::RunSpec;
+use sweep_core::spec::{Architecture, ResnetBlock, RunSpec};
 use sweep_core::verdict::{self, Verdict};
 use sweep_scheduler::{Halt, OomKills, RetryPolicy, Settings, Summary, Update};
 use sweep_store::{State, now_ms};
@@ -172,6 +172,26 @@ async fn without_memory_for_a_single_image_a_run_fails() {
         Summary { total: 1, failed: 1, attempts: 4, retried: 3, ..Summary::default() }
     );
     assert_eq!(micro_batches(&session), [8, 4, 2, 1]);
+}
+
+#[tokio::test]
+async fn with_batch_norm_the_micro_batch_is_never_halved() {
+    let mut spec = sample_run(0);
+    spec.backbone.definition.architecture = Architecture::Resnet {
+        image_size: 16,
+        block: ResnetBlock::Basic,
+        layers: vec![1; 4],
+        channels: vec![4, 4, 8, 8],
+    };
+    let fixture = Fixture::with(vec![spec]).await;
+    fixture.script(0, &Script { first: vec![out_of_memory()], ..Script::default() });
+    let session = fixture.session(&fixture.settings("cpu")).await;
+    assert_eq!(session.summary, Summary { total: 1, failed: 1, attempts: 1, ..Summary::default() });
+    assert_eq!(micro_batches(&session), [8]);
+    let (class, message) = failure(&fixture, 1).await;
+    assert_eq!(class, FailureClass::OutOfMemory);
+    assert!(message.starts_with("out of memory; not tried with fewer images a pass"), "{message}");
+    assert!(message.contains("hint: write a smaller `micro_batch_size`"), "{message}");
 }
 
 #[tokio::test]

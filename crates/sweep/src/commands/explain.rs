@@ -257,7 +257,7 @@ fn remedy(facts: &Facts) -> String {
             "a loss that is not finite is a result: a lower learning rate or `clip_norm` makes another run"
         }
         Some(FailureClass::OutOfMemory) => {
-            "not even one image at a time fits: fewer runs at once, or a larger machine"
+            "no smaller micro batch is left to try: fewer runs at once, a larger machine, or another `micro_batch_size` in the sweep file"
         }
         Some(FailureClass::Data | FailureClass::Weights | FailureClass::Hub) => {
             "mend the data or weights first"

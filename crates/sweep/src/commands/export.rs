@@ -45,7 +45,11 @@ fn view(home: &Home, arguments: &ExportArgs) -> Result<()> {
 
 fn target(arguments: &ExportArgs) -> Result<Target> {
     let output = arguments.output.clone();
-    let format = arguments.format.or_else(|| by_ending(output.as_deref()?)).unwrap_or(ExportFormat::Csv);
+    let format = match (arguments.format, &output) {
+        (Some(format), _) => format,
+        (None, Some(path)) => by_ending(path)?,
+        (None, None) => ExportFormat::Csv,
+    };
     Ok(match (format, output) {
         (ExportFormat::Parquet, Some(path)) => Target::Parquet(path),
         (ExportFormat::Parquet, None) => {
@@ -60,16 +64,27 @@ fn target(arguments: &ExportArgs) -> Result<Target> {
     })
 }
 
-/// The form that the name of a file says.
-fn by_ending(path: &Path) -> Option<ExportFormat> {
-    match path.extension()?.to_str()? {
-        "parquet" => Some(ExportFormat::Parquet),
-        "json" => Some(ExportFormat::Json),
-        "csv" => Some(ExportFormat::Csv),
-        "md" => Some(ExportFormat::Markdown),
-        "tex" => Some(ExportFormat::Latex),
-        _ => None,
-    }
+/// The endings of files and their forms.
+const ENDINGS: [(&str, ExportFormat); 5] = [
+    ("csv", ExportFormat::Csv),
+    ("json", ExportFormat::Json),
+    ("parquet", ExportFormat::Parquet),
+    ("md", ExportFormat::Markdown),
+    ("tex", ExportFormat::Latex),
+];
+
+/// The form that the name of a file says, in capitals or not.
+fn by_ending(path: &Path) -> Result<ExportFormat> {
+    let ending = path.extension().unwrap_or_default();
+    let known = ENDINGS.iter().find(|(known, _)| ending.eq_ignore_ascii_case(known));
+    known.map(|(_, format)| *format).ok_or_else(|| {
+        let endings: Vec<String> = ENDINGS.iter().map(|(known, _)| format!(".{known}")).collect();
+        bad_input(format!(
+            "`{}` does not say its form, expected one of the endings: {}\n  hint: --format says it whatever the ending",
+            path.display(),
+            endings.join(", ")
+        ))
+    })
 }
 
 /// The rows with one column a field, accuracies as fractions with every digit.

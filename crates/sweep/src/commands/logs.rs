@@ -15,6 +15,12 @@ pub(crate) fn run(home: &Home, arguments: &LogsArgs) -> Result<Exit> {
         let run = reader.resolve_run(&arguments.run).await.map_err(bad_input)?;
         Ok((run, reader.attempts_of(run).await?.len() as u32))
     })?;
+    if attempts == 0 {
+        let run = run.short();
+        return Err(bad_input(format!(
+            "run {run} has not started, so it has no log\n  hint: `sweep explain {run}` says what it waits for"
+        )));
+    }
     let attempt = arguments.attempt.unwrap_or(attempts);
     if attempt == 0 || attempt > attempts {
         return Err(bad_input(format!(

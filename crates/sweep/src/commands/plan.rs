@@ -22,7 +22,9 @@ use crate::sweeps::{self, Loaded};
 use crate::table::{Rows, rounded};
 
 pub(crate) fn run(home: &Home, arguments: &PlanArgs) -> Result<Exit> {
-    let Loaded { sweep, grid, .. } = sweeps::load(&arguments.sweep, home, Unknown::Keep)?;
+    let loaded = sweeps::load(&arguments.sweep, home, Unknown::Keep)?;
+    loaded.tell();
+    let Loaded { sweep, grid, .. } = loaded;
     let known = sweeps::block_on(known(home, &grid.runs))?;
     let plan = Plan { runs: &grid.runs, states: known.states, speed: known.speed };
     let room = Room::of(home, sweep.execution.disk_budget, used(home));

@@ -11,9 +11,7 @@ use crate::{printer, sweeps};
 pub(crate) fn run(home: &Home, arguments: &ReportArgs) -> Result<Exit> {
     let material = sweeps::block_on(async {
         let reader = sweeps::open(home).await?;
-        let named = sweeps::named(&reader, arguments.sweep.as_deref()).await?;
-        let latest = reader.sweeps().await?.first().map(|sweep| sweep.id);
-        let Some(sweep) = named.or(latest) else {
+        let Some(sweep) = sweeps::named_or_latest(&reader, arguments.sweep.as_deref()).await? else {
             return Err(bad_input("there is no sweep to report on yet\n  hint: sweep run quickstart"));
         };
         Ok(Material::read(&reader, sweep).await?)

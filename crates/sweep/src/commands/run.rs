@@ -30,6 +30,7 @@ use crate::{printer, support};
 pub(crate) fn run(home: &Home, arguments: &RunArgs) -> Result<Exit> {
     let mut loaded = sweeps::load(&arguments.sweep, home, Unknown::Refuse)?;
     support::check(&loaded.grid)?;
+    loaded.tell();
     let execution = &loaded.sweep.execution;
     let executor = arguments.executor.merged(&execution.executor)?;
     let worker = match &arguments.worker {
@@ -127,6 +128,12 @@ async fn carry_out(
     check_room(home, &runs, engine, &sweep.execution).await?;
     let store = Store::open(home.database()).await?;
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
+    if registered.unlisted > 0 {
+        printer::note(&format!(
+            "note: sweep {} listed {} other runs before; they stay in the results\n  hint: --set name=… gives this list a name of its own and keeps both",
+            sweep.name, registered.unlisted
+        ));
+    }
     SweepFile::write(home, &sweep.name, &text, runs.iter().map(|(run, _)| *run).collect(), now_ms())?;
     if arguments.retry_failed {
         reset_failed(&store, &grid).await?;
@@ -303,7 +310,7 @@ async fn ask_slurm(home: &Home, settings: &Settings, plan: &SlurmSettings) -> Re
 async fn reset_failed(store: &Store, grid: &Grid) -> Result<()> {
     let ids: Vec<RunId> = grid.runs.iter().map(|(run, _)| *run).collect();
     let states = store.reader().states_of(&ids).await?;
-    let failed = states.into_iter().filter(|state| matches!(state.state, State::Failed | State::Cancelled));
+    let failed = states.into_iter().filter(|state| state.state == State::Failed);
     let failed: Vec<RunId> = failed.map(|state| state.id).collect();
     store.reset(&failed, now_ms()).await?;
     Ok(())
@@ -358,6 +365,8 @@ fn in_words(summary: &Summary, sweep: &str) -> String {
         )
     } else if summary.all_failed() > 0 {
         "\n  hint: `sweep logs RUN` shows why; --retry-failed runs failed runs again, --no-early-stop goes on whatever fails".to_owned()
+    } else if summary.only_cancelled_are_left() {
+        format!("\n  hint: `sweep retry --sweep {sweep}` takes cancelled runs in again")
     } else {
         "\n  hint: the same command goes on where this one stopped".to_owned()
     };

@@ -33,9 +33,7 @@ pub(crate) fn run(home: &Home, arguments: &CompareArgs) -> Result<Exit> {
     let metrics = metrics(arguments)?;
     let runs = sweeps::block_on(async {
         let reader = sweeps::open(home).await?;
-        let named = sweeps::named(&reader, arguments.sweep.as_deref()).await?;
-        let latest = reader.sweeps().await?.first().map(|sweep| sweep.id);
-        let Some(sweep) = named.or(latest) else {
+        let Some(sweep) = sweeps::named_or_latest(&reader, arguments.sweep.as_deref()).await? else {
             return Err(bad_input("there is no sweep to compare yet\n  hint: sweep run quickstart"));
         };
         Ok(Runs::read(&reader, Some(sweep), &metrics, arguments.at).await?)
