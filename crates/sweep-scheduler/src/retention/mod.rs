@@ -3,8 +3,8 @@
 //! The decision ([`plan()`]) is pure; [`collect`] looks, decides and deletes. What is kept:
 //!
 //! - of a run that is running: everything that it wrote, because its worker looks after that itself;
-//! - for each run that may go on (pending, running, interrupted, failed): the two deepest files of its trajectory, whoever
-//!   wrote them: the newest, and one more in case that is damaged;
+//! - for each run that may go on (all but those that have succeeded; failed and cancelled ones after `sweep retry`): the two
+//!   deepest files of its trajectory, whoever wrote them: the newest, and one more in case that is damaged;
 //! - of a succeeded run: the last whole one, unless [`KeepCheckpoints::None`];
 //! - files of runs that the database does not know, and files with names of another kind: somebody else's.
 //!
@@ -32,7 +32,8 @@ pub use plan::{Doomed, Known, StoredFile, Unfinished, Why, plan};
 use plan::{Name, several_whole};
 
 /// States of runs that may go on.
-const UNFINISHED: [State; 4] = [State::Pending, State::Running, State::Interrupted, State::Failed];
+const UNFINISHED: [State; 5] =
+    [State::Pending, State::Running, State::Interrupted, State::Failed, State::Cancelled];
 
 /// What a collection did, or would do.
 #[derive(Debug, Default)]

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use sweep_core::event::FailureClass;
 use sweep_core::spec::RunSpec;
 use sweep_core::trajectory::{CheckpointName, Prefix};
-use sweep_store::{Outcome, Settlement, Store};
+use sweep_store::{Failure, Outcome, Settlement, Store};
 use sweep_testkit::{Workspace, sample_run};
 
 use super::*;
@@ -243,6 +244,20 @@ async fn collecting_deletes_what_the_database_has_no_use_for_and_a_dry_run_nothi
     assert_eq!(again.removed, []);
     collect(store.reader(), &home, KeepCheckpoints::None, false).await.unwrap();
     assert_eq!(left(&paths), [false, false, false, false, true, true]);
+}
+
+#[tokio::test]
+async fn whatever_became_of_a_run_that_has_not_succeeded_it_can_go_on() {
+    let failure = Failure { class: FailureClass::Data, message: String::new() };
+    let failed = Outcome::Failed { failure, retry: false };
+    for end in [failed, Outcome::Interrupted, Outcome::Cancelled] {
+        let (workspace, store, paths) = home().await;
+        let run = sample_run(1).id();
+        let attempt = store.claim(run, "test", NOW_MS).await.unwrap().unwrap();
+        store.settle(run, attempt, &Settlement::new(end.clone()), NOW_MS).await.unwrap();
+        collect(store.reader(), &workspace.layout(), KeepCheckpoints::None, false).await.unwrap();
+        assert_eq!(left(&paths)[3..], [false, true, true], "{end:?}");
+    }
 }
 
 #[tokio::test]
