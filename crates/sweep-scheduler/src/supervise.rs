@@ -135,7 +135,7 @@ impl Supervisor {
 
     /// Reads what the worker has said, and draws conclusions from that and from what it has not said.
     async fn look(&mut self, findings: &mut Findings) {
-        let chunk = self.tail.read();
+        let chunk = self.tail.poll();
         findings.hear(&chunk.records);
         if let Some(found) = self.forward(chunk).await {
             findings.damage = Some(found);

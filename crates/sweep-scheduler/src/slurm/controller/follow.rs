@@ -97,7 +97,8 @@ impl Controller<'_> {
 
     async fn read_on(&mut self, run: RunId) -> Result<(), Error> {
         let Some(follow) = self.follows.get_mut(&run) else { return Ok(()) };
-        let chunk = follow.tail.read();
+        let chunk = follow.tail.poll();
+        follow.tail.close();
         let attempt = follow.attempt;
         let is_damaged = chunk.damage.is_some();
         follow.hear(&chunk.records, chunk.damage);
@@ -150,7 +151,6 @@ impl Controller<'_> {
     async fn settle(&mut self, run: RunId, end: End) -> Result<(), Error> {
         let Some(mut follow) = self.follows.remove(&run) else { return Ok(()) };
         let attempt = follow.attempt;
-        follow.tail.reopen();
         let rest = follow.tail.read_to_end();
         follow.hear(&rest.records, rest.damage);
         let news = News { records: rest.records, offset: rest.offset };
