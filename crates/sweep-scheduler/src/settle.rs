@@ -138,8 +138,8 @@ impl Settler<'_> {
         }
         // Outside the transaction: a run has one attempt at a time, so nobody else counts its failures meanwhile.
         let state = self.state(run).await?;
-        let trained = ending.trained || news.records.iter().any(is_own_epoch);
-        let earlier = if trained { 0 } else { state.transient_failures };
+        let saved = ending.saved || news.records.iter().any(is_checkpoint);
+        let earlier = if saved { 0 } else { state.transient_failures };
         Ok(Background {
             failures: 1 + earlier,
             cancelled: !self.store.reader().cancel_requests(&[run]).await?.is_empty(),
@@ -308,8 +308,8 @@ impl Settler<'_> {
     }
 }
 
-fn is_own_epoch(record: &Record) -> bool {
-    matches!(record.event, Event::EpochFinished { trained_by: None, .. })
+const fn is_checkpoint(record: &Record) -> bool {
+    matches!(record.event, Event::CheckpointSaved { .. })
 }
 
 /// Returns whether an attempt's events tell its end as well, as its exit confirms.

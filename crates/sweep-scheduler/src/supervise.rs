@@ -111,7 +111,7 @@ impl Supervisor {
             fault: findings.damage.or(rest.damage).map(Into::into),
             overdue: findings.overdue,
             dismissed: findings.dismissal.level > Stop::None,
-            trained: findings.watch.has_trained(),
+            saved: findings.watch.has_saved(),
             memory_ran_out: self.oom_kills.count() > killed_before,
         };
         let news = News { records: rest.records, offset: rest.offset };

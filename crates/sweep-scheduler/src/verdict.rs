@@ -26,8 +26,8 @@ pub(crate) struct Ending {
     pub(crate) overdue: Option<Failure>,
     /// Whether it was asked or forced to leave, by this scheduler or by the end of its own.
     pub(crate) dismissed: bool,
-    /// Whether it trained an epoch, as far as this scheduler followed it.
-    pub(crate) trained: bool,
+    /// Whether it saved a checkpoint, as far as this scheduler followed it.
+    pub(crate) saved: bool,
     /// Whether the kernel killed processes for want of memory meanwhile.
     pub(crate) memory_ran_out: bool,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Ending {
 impl Ending {
     /// Returns the end of an attempt that this scheduler knows nothing of but its files.
     pub(crate) const fn of_a_stranger(fault: Option<Failure>) -> Self {
-        Self { exit: None, fault, overdue: None, dismissed: true, trained: false, memory_ran_out: false }
+        Self { exit: None, fault, overdue: None, dismissed: true, saved: false, memory_ran_out: false }
     }
 
     /// Returns the end of an attempt whose worker could not be started.

@@ -124,7 +124,7 @@ impl Departure {
             fault,
             overdue,
             dismissed: self.dismissed,
-            trained: false,
+            saved: false,
             memory_ran_out: self.memory_ran_out,
         }
     }

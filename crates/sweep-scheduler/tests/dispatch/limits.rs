@@ -96,9 +96,14 @@ async fn a_silent_worker_is_suspect_once_and_left_alone() {
 #[tokio::test]
 async fn failures_after_progress_are_not_counted_together() {
     let fixture = Fixture::new(1).await;
-    let further = vec![Action::Start, Action::Epoch { clean: 1, robust: 1 }, Action::Die { signal: 9 }];
-    let nowhere = vec![Action::Start, Action::Die { signal: 9 }];
-    let ends = [further.clone(), further.clone(), further.clone(), nowhere.clone(), nowhere];
+    let epoch = Action::Epoch { clean: 1, robust: 1 };
+    let saves = |epochs| {
+        let saved = Action::CheckpointSaved { epochs };
+        vec![Action::Start, epoch.clone(), saved, Action::Die { signal: 9 }]
+    };
+    // An epoch that was not saved is trained again.
+    let nowhere = vec![Action::Start, epoch.clone(), Action::Die { signal: 9 }];
+    let ends = [saves(1), saves(2), saves(3), nowhere.clone(), nowhere];
     fixture.script(0, &Script { first: ends.to_vec(), ..Script::default() });
     let policy = RetryPolicy { attempts: 3, first_delay: Duration::ZERO, ..RetryPolicy::default() };
     let settings = Settings { retry: policy, ..fixture.settings("cpu") };

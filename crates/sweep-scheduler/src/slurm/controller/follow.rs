@@ -31,7 +31,7 @@ pub(super) struct Follow {
     pub(super) attempt: u32,
     tail: Tail,
     fault: Option<Failure>,
-    trained: bool,
+    saved: bool,
     progressed: bool,
     succeeded: bool,
     /// Looks at which nobody was alive in it though Slurm has no task for it.
@@ -44,7 +44,7 @@ impl Follow {
             attempt,
             tail: Tail::new(events),
             fault: None,
-            trained: false,
+            saved: false,
             progressed: false,
             succeeded: false,
             deaths: 0,
@@ -53,7 +53,7 @@ impl Follow {
 
     fn hear(&mut self, records: &[Record], damage: Option<Damage>) {
         for Record { event, .. } in records {
-            self.trained |= matches!(event, Event::EpochFinished { trained_by: None, .. });
+            self.saved |= matches!(event, Event::CheckpointSaved { .. });
             self.progressed |= is_progress(event);
             self.succeeded |= *event == Event::Succeeded;
         }
@@ -159,7 +159,7 @@ impl Controller<'_> {
             End::Seen => self.ending_of_a_vanished(run, follow.fault.take()),
         };
         let standstill = if follow.progressed { None } else { self.standstill(run, attempt) };
-        let ending = Ending { trained: follow.trained, overdue: ending.overdue.or(standstill), ..ending };
+        let ending = Ending { saved: follow.saved, overdue: ending.overdue.or(standstill), ..ending };
         let settled = self.ledger.settler.settle(run, attempt, &news, &ending).await?;
         self.pass_on(run, attempt, news);
         self.crowded = false;
