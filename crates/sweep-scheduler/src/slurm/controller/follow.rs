@@ -61,15 +61,10 @@ impl Follow {
     }
 }
 
-/// Returns whether an event says that something is on disk that another attempt goes on from.
+/// Returns whether an event says that something is on disk that another attempt goes on from. The final model is not: every
+/// attempt that comes to it saves it anew.
 const fn is_progress(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::EpochFinished { trained_by: None, .. }
-            | Event::CheckpointSaved { .. }
-            | Event::Evaluated { .. }
-            | Event::ModelSaved { .. }
-    )
+    matches!(event, Event::CheckpointSaved { .. } | Event::Evaluated { .. })
 }
 
 /// How an attempt that is over was found to be so.
@@ -285,5 +280,25 @@ const fn foreign(outcome: &Outcome) -> Next {
         Outcome::Interrupted => Next::Interrupted,
         Outcome::Failed { retry: true, .. } => Next::Again(std::time::Duration::ZERO),
         Outcome::Succeeded | Outcome::Failed { .. } | Outcome::Cancelled => Next::Over,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(event: Event) -> Follow {
+        let mut follow = Follow::new(1, PathBuf::from("events.jsonl"));
+        follow.hear(&[Record { sequence: 0, time_ms: 0, event }], None);
+        follow
+    }
+
+    #[test]
+    fn what_every_attempt_does_anew_is_no_progress() {
+        let [file, digest] = ["model/model.safetensors", "d"].map(str::to_owned);
+        let model = Event::ModelSaved { file: file.clone(), digest: digest.clone(), bytes: 1 };
+        assert!(!says(model).progressed);
+        let checkpoint = Event::CheckpointSaved { epochs: 1, step: 2, file, digest, bytes: 1 };
+        assert!(says(checkpoint).progressed);
     }
 }
