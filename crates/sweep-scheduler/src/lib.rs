@@ -16,6 +16,7 @@
 //! links a tensor library.
 
 mod alive;
+mod database;
 mod devices;
 mod dispatcher;
 mod error;
@@ -42,6 +43,7 @@ mod verdict;
 mod watch;
 
 pub use alive::is_alive;
+pub use database::open;
 pub use devices::{Device, DevicesError};
 pub use dispatcher::dispatch;
 pub use error::Error;

@@ -125,7 +125,7 @@ async fn carry_out(
     let Registration { sweep, grid, text } = registration;
     let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
     check_room(home, &runs, engine, &sweep.execution).await?;
-    let store = Store::open(home.database()).await?;
+    let store = sweep_scheduler::open(home).await?;
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
     SweepFile::write(home, &sweep.name, &text, runs.iter().map(|(run, _)| *run).collect(), now_ms())?;
     if arguments.retry_failed {
