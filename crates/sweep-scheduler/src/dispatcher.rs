@@ -183,7 +183,7 @@ impl<'a> Dispatcher<'a> {
     /// none, the session halts.
     async fn has_room(&mut self, run: RunId) -> Result<bool, Error> {
         let at_work: Vec<RunId> = self.active.keys().copied().collect();
-        let Room::Short { needed, available, .. } = self.ledger.room(run, &at_work).await? else {
+        let Room::Short { needed, available, .. } = self.ledger.room(run, &at_work, usize::MAX).await? else {
             return Ok(true);
         };
         self.crowded = true;

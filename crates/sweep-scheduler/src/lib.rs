@@ -52,7 +52,7 @@ pub use gpus::{Gpu, GpusError, gpus};
 pub use memory::OomKills;
 pub use rebuild::{Rebuilt, rebuild};
 pub use retry::RetryPolicy;
-pub use settings::Settings;
+pub use settings::{DiskNeed, Settings};
 pub use slots::{Slot, SlotRequest, every_gpu};
 
 pub use supervise::Stop;

@@ -1,5 +1,6 @@
 //! Whether there is room for another run.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use sweep_core::spec::RunId;
 
 use super::{bytes_by_owner, scan};
 use crate::error::Error;
-use crate::settings::Settings;
+use crate::settings::{DiskNeed, Settings};
 
 /// Whether a run may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,40 +28,54 @@ pub(crate) enum Room {
     },
 }
 
-/// Returns whether there is room for `next` beside the runs at work: what is there and what all of them will still write must
-/// fit into the budget, the latter also into what is free.
+/// Returns whether there is room for `next` beside the runs in hand, of which at most `at_once` are worked on at a time: what
+/// is there and what all of them will still write must fit into the budget, the latter also into what is free.
 pub(crate) fn room(
     settings: &Settings,
     next: RunId,
-    at_work: impl Iterator<Item = RunId>,
+    in_hand: &[RunId],
+    at_once: usize,
 ) -> Result<Room, Error> {
     let Settings { home, disk_budget, disk_need, .. } = settings;
     if disk_budget.is_none() && disk_need.is_empty() {
         return Ok(Room::Enough);
     }
-    let at_work: Vec<RunId> = at_work.collect();
+    let runs = || in_hand.iter().chain([&next]);
     // Where there is plenty, as nearly always, nobody has to look at every file before every run.
-    let most: u64 = at_work.iter().chain([&next]).filter_map(|run| disk_need.get(run)).sum();
-    if disk_budget.is_none() && free_space(home.root())? >= most {
+    let needs = runs().filter_map(|run| disk_need.get(run).copied());
+    if disk_budget.is_none() && free_space(home.root())? >= together(needs, at_once) {
         return Ok(Room::Enough);
     }
     let checkpoints = scan(&home.trajectories())?;
     let owned = bytes_by_owner(&checkpoints);
-    let still = |run| outstanding(settings, run, &owned);
-    let needed = at_work.into_iter().chain([next]).map(still).sum::<Result<u64, Error>>()?;
+    let left = runs().map(|run| outstanding(settings, *run, &owned)).collect::<Result<Vec<DiskNeed>, Error>>()?;
+    let needed = together(left.into_iter(), at_once);
     let stored: u64 = checkpoints.iter().map(|file| file.bytes).sum();
     let used = if disk_budget.is_some() { stored + models(&home.root().join("runs"))? } else { stored };
     let free = if needed > 0 { free_space(home.root())? } else { u64::MAX };
     Ok(weigh(used, needed, *disk_budget, free))
 }
 
+/// Returns the most that runs have at a time: what stays of all of them, and the rest for the `at_once` that take most.
+fn together(needs: impl Iterator<Item = DiskNeed>, at_once: usize) -> u64 {
+    let (staying, mut working): (Vec<u64>, Vec<u64>) =
+        needs.map(|need| (need.staying, need.working.saturating_sub(need.staying))).unzip();
+    working.sort_unstable_by_key(|bytes| Reverse(*bytes));
+    staying.into_iter().chain(working.into_iter().take(at_once)).sum()
+}
+
 /// Returns what a run will still write: what it needs beyond what it has written.
-fn outstanding(settings: &Settings, run: RunId, owned: &HashMap<RunId, u64>) -> Result<u64, Error> {
-    let Some(need) = settings.disk_need.get(&run).filter(|need| **need > 0) else {
-        return Ok(0);
+fn outstanding(
+    settings: &Settings,
+    run: RunId,
+    owned: &HashMap<RunId, u64>,
+) -> Result<DiskNeed, Error> {
+    let Some(need) = settings.disk_need.get(&run).filter(|need| need.working > 0) else {
+        return Ok(DiskNeed::default());
     };
     let written = owned.get(&run).copied().unwrap_or(0) + folder(&settings.home.model(run))?;
-    Ok(need.saturating_sub(written))
+    let DiskNeed { working, staying } = *need;
+    Ok(DiskNeed { working: working.saturating_sub(written), staying: staying.saturating_sub(written) })
 }
 
 fn weigh(used: u64, needed: u64, budget: Option<u64>, free: u64) -> Room {
@@ -119,6 +134,15 @@ mod tests {
         ];
         for (what, (used, needed, budget, free), expected) in cases {
             assert_eq!(weigh(used, needed, budget, free), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn of_many_runs_only_those_that_work_at_a_time_need_room_to_work() {
+        let needs = [(100, 10), (300, 20), (200, 200), (0, 0)];
+        for (at_once, expected) in [(0, 230), (1, 510), (2, 600), (3, 600), (usize::MAX, 600)] {
+            let needs = needs.into_iter().map(|(working, staying)| DiskNeed { working, staying });
+            assert_eq!(together(needs, at_once), expected, "{at_once}");
         }
     }
 

@@ -142,7 +142,10 @@ async fn carry_out(
         home.root().display()
     ));
     let settings = Settings {
-        disk_need: open.iter().map(|(run, spec)| (*run, Size::of(spec).running())).collect(),
+        disk_need: open
+            .iter()
+            .map(|(run, spec)| (*run, Size::of(spec).need(sweep.execution.keep_checkpoints)))
+            .collect(),
         ..settings
     };
     let stop = stop_on_signals()?;
