@@ -67,7 +67,7 @@ impl Ledger<'_> {
         in_hand: &[RunId],
         at_once: usize,
     ) -> Result<Room, Error> {
-        let look = || room(self.settings, run, in_hand, at_once);
+        let look = || room(self.settings, &self.models, run, in_hand, at_once);
         let Room::Short { excess, .. } = look()? else {
             return Ok(Room::Enough);
         };

@@ -3,9 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
+use sweep_core::home::Home;
 use sweep_core::spec::RunId;
 
 use super::{bytes_by_owner, scan};
@@ -28,10 +30,46 @@ pub(crate) enum Room {
     },
 }
 
+/// Bytes of the final models in a home folder. They are looked at once and then kept up by what workers say: looking into the
+/// folder of every run before every start would take ever longer. What other sessions save meanwhile, the next one sees.
+#[derive(Debug, Default)]
+pub(crate) struct Models {
+    by_run: HashMap<RunId, u64>,
+    total: u64,
+}
+
+impl Models {
+    /// Looks at the models of all runs.
+    pub(crate) fn look(home: &Home) -> Result<Self, Error> {
+        let runs = home.root().join("runs");
+        let failed = |source| Error::Scan { path: runs.clone(), source };
+        let mut models = Self::default();
+        let entries = match fs::read_dir(&runs) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(models),
+            Err(error) => return Err(failed(error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            if let Some(run) = name.to_str().and_then(|name| name.parse().ok()) {
+                models.saved(run, folder(&home.model(run))?);
+            }
+        }
+        Ok(models)
+    }
+
+    /// Notes the size of a run's model, in the place of an earlier one.
+    pub(crate) fn saved(&mut self, run: RunId, bytes: u64) {
+        let before = self.by_run.insert(run, bytes).unwrap_or(0);
+        self.total = self.total.saturating_sub(before).saturating_add(bytes);
+    }
+}
+
 /// Returns whether there is room for `next` beside the runs in hand, of which at most `at_once` are worked on at a time: what
 /// is there and what all of them will still write must fit into the budget, the latter also into what is free.
 pub(crate) fn room(
     settings: &Settings,
+    models: &Models,
     next: RunId,
     in_hand: &[RunId],
     at_once: usize,
@@ -51,7 +89,7 @@ pub(crate) fn room(
     let left = runs().map(|run| outstanding(settings, *run, &owned)).collect::<Result<Vec<DiskNeed>, Error>>()?;
     let needed = together(left.into_iter(), at_once);
     let stored: u64 = checkpoints.iter().map(|file| file.bytes).sum();
-    let used = if disk_budget.is_some() { stored + models(&home.root().join("runs"))? } else { stored };
+    let used = stored.saturating_add(models.total);
     let free = if needed > 0 { free_space(home.root())? } else { u64::MAX };
     Ok(weigh(used, needed, *disk_budget, free))
 }
@@ -89,21 +127,6 @@ fn weigh(used: u64, needed: u64, budget: Option<u64>, free: u64) -> Room {
     Room::Short { needed, available, excess }
 }
 
-/// Adds up the models of all runs.
-fn models(runs: &Path) -> Result<u64, Error> {
-    let entries = match fs::read_dir(runs) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        Err(source) => return Err(Error::Scan { path: runs.to_owned(), source }),
-    };
-    let mut total = 0;
-    for entry in entries {
-        let entry = entry.map_err(|source| Error::Scan { path: runs.to_owned(), source })?;
-        total += folder(&entry.path().join("model"))?;
-    }
-    Ok(total)
-}
-
 /// Adds up the files right in a folder; 0 where there is none.
 fn folder(path: &Path) -> Result<u64, Error> {
     Ok(scan(path)?.iter().map(|file| file.bytes).sum())
@@ -118,6 +141,8 @@ fn free_space(path: &Path) -> Result<u64, Error> {
 
 #[cfg(test)]
 mod tests {
+    use sweep_testkit::{Workspace, id_of};
+
     use super::*;
 
     #[test]
@@ -144,6 +169,23 @@ mod tests {
             let needs = needs.into_iter().map(|(working, staying)| DiskNeed { working, staying });
             assert_eq!(together(needs, at_once), expected, "{at_once}");
         }
+    }
+
+    #[test]
+    fn models_are_looked_at_once_and_then_kept_up() {
+        let workspace = Workspace::new();
+        let home = workspace.layout();
+        assert_eq!(Models::look(&home).unwrap().total, 0);
+        for (seed, bytes) in [(0, 100), (1, 20)] {
+            fs::create_dir_all(home.model(id_of(seed))).unwrap();
+            fs::write(home.model(id_of(seed)).join("model.safetensors"), vec![0; bytes]).unwrap();
+        }
+        fs::create_dir_all(home.root().join("runs/notes")).unwrap();
+        let mut models = Models::look(&home).unwrap();
+        assert_eq!(models.total, 120);
+        models.saved(id_of(2), 3);
+        models.saved(id_of(0), 50);
+        assert_eq!(models.total, 73);
     }
 
     #[test]

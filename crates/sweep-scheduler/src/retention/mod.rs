@@ -28,7 +28,7 @@ use sweep_store::{Reader, State};
 
 use crate::error::Error;
 
-pub(crate) use disk::{Room, room};
+pub(crate) use disk::{Models, Room, room};
 pub use plan::{Doomed, Known, StoredFile, Unfinished, Why, plan};
 use plan::{Name, several_whole};
 
