@@ -13,7 +13,7 @@ use sweep_store::{Failure, Outcome, Report, RunState, Settlement, State, Store, 
 use crate::error::Error;
 use crate::evidence::Process;
 use crate::executor::lock::LockedLog;
-use crate::files::write_atomically;
+use crate::files::write_durably;
 use crate::retry::RetryPolicy;
 use crate::slurm::signs;
 use crate::supervise::News;
@@ -280,9 +280,8 @@ impl Settler<'_> {
     /// Leaves what the events do not tell beside them. The database has it too: a failure here loses nothing by itself.
     fn write_verdict(&self, run: RunId, attempt: u32, verdict: &Verdict) {
         let path = self.home.verdict(run, attempt);
-        let written = serde_json::to_vec(verdict)
-            .map_err(io::Error::from)
-            .and_then(|text| write_atomically(&path, &text));
+        let written =
+            serde_json::to_vec(verdict).map_err(io::Error::from).and_then(|text| write_durably(&path, &text));
         if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "the end of an attempt could not be written beside its events");
         }

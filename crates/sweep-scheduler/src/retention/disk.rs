@@ -86,7 +86,8 @@ pub(crate) fn room(
     }
     let checkpoints = scan(&home.trajectories())?;
     let owned = bytes_by_owner(&checkpoints);
-    let left = runs().map(|run| outstanding(settings, *run, &owned)).collect::<Result<Vec<DiskNeed>, Error>>()?;
+    let left =
+        runs().map(|run| outstanding(settings, *run, &owned)).collect::<Result<Vec<DiskNeed>, Error>>()?;
     let needed = together(left.into_iter(), at_once);
     let stored: u64 = checkpoints.iter().map(|file| file.bytes).sum();
     let used = stored.saturating_add(models.total);
@@ -103,11 +104,7 @@ fn together(needs: impl Iterator<Item = DiskNeed>, at_once: usize) -> u64 {
 }
 
 /// Returns what a run will still write: what it needs beyond what it has written.
-fn outstanding(
-    settings: &Settings,
-    run: RunId,
-    owned: &HashMap<RunId, u64>,
-) -> Result<DiskNeed, Error> {
+fn outstanding(settings: &Settings, run: RunId, owned: &HashMap<RunId, u64>) -> Result<DiskNeed, Error> {
     let Some(need) = settings.disk_need.get(&run).filter(|need| need.working > 0) else {
         return Ok(DiskNeed::default());
     };
