@@ -244,7 +244,7 @@ pub enum FailureClass {
     Hub,
     /// Memory ran out.
     OutOfMemory,
-    /// A file could not be written.
+    /// A file could not be read or written, which passes where a file server did not answer.
     Storage,
     /// The disk is full: no fault of the run, which goes on where it was when there is room.
     DiskFull,
@@ -275,7 +275,7 @@ impl FailureClass {
 
     /// Returns whether another attempt may succeed with nothing changed.
     pub const fn is_transient(self) -> bool {
-        matches!(self, Self::Hub | Self::WorkerDied | Self::Timeout)
+        matches!(self, Self::Hub | Self::Storage | Self::WorkerDied | Self::Timeout)
     }
 }
 

@@ -30,6 +30,9 @@ use crate::watch::Limits;
 /// Messages that may wait for the dispatcher before supervisors have to: a few for each of many slots.
 const INBOX: usize = 256;
 
+/// Workers in a row that could not be started, after which no more are: what they lack, others lack too.
+const STILLBORN_IN_A_ROW: u32 = 3;
+
 /// How many times more seldom requests of the user are looked for than events: about once a second.
 const POLLS_A_REQUEST: u32 = 5;
 
@@ -85,6 +88,8 @@ struct Dispatcher<'a> {
     look_for_requests: Interval,
     /// Whether the disk had no room for another run; looked at again when one of ours has ended.
     crowded: bool,
+    /// Workers that could not be started since the last one that could.
+    stillborn: u32,
 }
 
 /// An attempt of this scheduler.
@@ -113,6 +118,7 @@ impl<'a> Dispatcher<'a> {
             look_around: every(settings.poll),
             look_for_requests: every(settings.poll * POLLS_A_REQUEST),
             crowded: false,
+            stillborn: 0,
         }
     }
 
@@ -177,7 +183,7 @@ impl<'a> Dispatcher<'a> {
     /// none, the session halts.
     async fn has_room(&mut self, run: RunId) -> Result<bool, Error> {
         let at_work: Vec<RunId> = self.active.keys().copied().collect();
-        let Room::Short { needed, available, .. } = self.ledger.room(run, &at_work).await? else {
+        let Room::Short { needed, available, .. } = self.ledger.room(run, &at_work, usize::MAX).await? else {
             return Ok(true);
         };
         self.crowded = true;
@@ -203,6 +209,7 @@ impl<'a> Dispatcher<'a> {
             outbox: self.outbox.clone(),
         };
         self.supervisors.spawn(supervisor.supervise());
+        self.stillborn = 0;
         self.free.remove(&slot);
         self.active.insert(run, Active { attempt, slot, cancel });
         self.ledger.tally.attempts += 1;
@@ -211,8 +218,13 @@ impl<'a> Dispatcher<'a> {
         self.ledger.tell(Update::Started { run, attempt, device, threads });
     }
 
-    /// Settles an attempt whose worker could not be started.
+    /// Settles an attempt whose worker could not be started. When a file server does not answer, all runs of the queue would
+    /// use up their attempts within moments; the session halts before that.
     async fn stillborn(&mut self, run: RunId, attempt: u32, failure: Failure) -> Result<(), Error> {
+        self.stillborn += 1;
+        if self.stillborn >= STILLBORN_IN_A_ROW {
+            self.ledger.halt(Halt::NothingStarts { message: failure.message.clone() });
+        }
         let ending = Ending::stillborn(failure);
         let settled = self.ledger.settler.settle(run, attempt, &News::default(), &ending).await?;
         let next = self.ledger.settled(run, attempt, settled).await?;

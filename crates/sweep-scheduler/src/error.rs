@@ -41,6 +41,19 @@ pub enum Error {
         /// The attempt.
         attempt: u32,
     },
+    /// A new database would know nothing of what was done.
+    #[error(
+        "`{}` is not there, but `{}` has runs that were begun\n  hint: `sweep rebuild` makes the database again from their \
+         files; `--database` says where it is if it lies elsewhere",
+        database.display(),
+        home.display()
+    )]
+    Forgotten {
+        /// The database.
+        database: PathBuf,
+        /// The home folder.
+        home: PathBuf,
+    },
     /// There is nothing that a database could be made from.
     #[error("`{}` has neither runs nor sweeps to make a database from", path.display())]
     NothingToRebuild {

@@ -74,6 +74,13 @@ impl<'a> Launcher<'a> {
         if state.state != State::Running || state.attempts != attempt {
             return Ok(Launch::Taken);
         }
+        // The database is behind its files: a power failure has cost it the latest transactions, or an older copy was put in
+        // its place. What is there tells what became of the attempt; the run then goes on with the next one.
+        if home.events(run, attempt).exists() || home.verdict(run, attempt).exists() {
+            drop(log);
+            self.settler.settle_if_dead(run, attempt).await?;
+            return Ok(Launch::Taken);
+        }
         let written = write_spec(home, run, task.spec, state.micro_batch_limit)
             .and_then(|()| write_sharing(home, run, &task.sharing));
         if let Err(error) = written {
@@ -128,6 +135,7 @@ pub(crate) fn start_failure(command: &WorkerCommand, error: &io::Error) -> Failu
 
 #[cfg(test)]
 mod tests {
+    use sweep_core::event::{Event, Record};
     use sweep_store::Store;
     use sweep_testkit::{Workspace, sample_run};
 
@@ -160,5 +168,29 @@ mod tests {
         let fast = store.claim(run, "fast", now_ms()).await.unwrap().unwrap();
         assert!(matches!(launcher.start(&task, slow, 0).await.unwrap(), Launch::Taken));
         assert!(matches!(launcher.start(&task, fast, 0).await.unwrap(), Launch::Started { attempt: 2, .. }));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_the_database_has_forgotten_is_settled_by_its_files() {
+        let workspace = Workspace::new();
+        let settings = settings(workspace.layout());
+        let store = Store::open(settings.home.database()).await.unwrap();
+        let settler = Settler { store: &store, home: &settings.home, retry: RetryPolicy::default() };
+        let launcher = Launcher::new(settler, &settings);
+        let spec = sample_run(0);
+        let run = spec.id();
+        store.register_runs(&[(run, &spec)], now_ms()).await.unwrap();
+        let ends = [Event::Interrupted { epochs: 1 }, Event::Succeeded];
+        for (attempt, event) in (1..).zip(ends) {
+            let record = Record { sequence: 0, time_ms: 1, event };
+            fs::create_dir_all(settings.home.attempt(run, attempt)).unwrap();
+            let line = [serde_json::to_vec(&record).unwrap(), b"\n".to_vec()].concat();
+            fs::write(settings.home.events(run, attempt), line).unwrap();
+        }
+        let task = Task { run, spec: &spec, sharing: Sharing::default() };
+        for state in [State::Interrupted, State::Succeeded] {
+            assert!(matches!(launcher.launch(&task, 0).await.unwrap(), Launch::Taken));
+            assert_eq!(settler.state(run).await.unwrap().state, state);
+        }
     }
 }

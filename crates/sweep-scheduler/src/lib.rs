@@ -16,6 +16,7 @@
 //! links a tensor library.
 
 mod alive;
+mod database;
 mod devices;
 mod dispatcher;
 mod error;
@@ -42,6 +43,7 @@ mod verdict;
 mod watch;
 
 pub use alive::is_alive;
+pub use database::open;
 pub use devices::{Device, DevicesError};
 pub use dispatcher::dispatch;
 pub use error::Error;
@@ -50,7 +52,7 @@ pub use gpus::{Gpu, GpusError, gpus};
 pub use memory::OomKills;
 pub use rebuild::{Rebuilt, rebuild};
 pub use retry::RetryPolicy;
-pub use settings::Settings;
+pub use settings::{DiskNeed, Settings};
 pub use slots::{Slot, SlotRequest, every_gpu};
 
 pub use supervise::Stop;

@@ -229,7 +229,8 @@ fn unjudged(report: Option<Report>) -> Settlement {
             Settlement::new(Outcome::Interrupted)
         }
         Some(Report::Failed(failure)) => {
-            let retry = failure.class.is_transient();
+            // The next attempt finds out how many images fit.
+            let retry = failure.class.is_transient() || failure.class == FailureClass::OutOfMemory;
             Settlement::new(Outcome::Failed { failure, retry })
         }
         None => Settlement::new(Outcome::Interrupted),

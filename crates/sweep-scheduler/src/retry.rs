@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn only_transient_failures_are_retried_and_only_so_often() {
         let policy = RetryPolicy::default();
-        for class in [FailureClass::Hub, FailureClass::WorkerDied] {
+        for class in [FailureClass::Hub, FailureClass::WorkerDied, FailureClass::Storage] {
             assert_eq!(
                 [1, 2, 3, 4].map(|failures| policy.allows(class, failures)),
                 [true, true, false, false]

@@ -43,10 +43,19 @@ pub struct Settings {
     pub keep_checkpoints: KeepCheckpoints,
     /// Most bytes of checkpoints and models in the home folder; `None`: what is free.
     pub disk_budget: Option<u64>,
-    /// Bytes of checkpoints and model that a run will have on disk at most; a run without an entry needs nothing.
-    pub disk_need: HashMap<RunId, u64>,
+    /// What runs will have on disk; a run without an entry needs nothing.
+    pub disk_need: HashMap<RunId, DiskNeed>,
     /// Where the kernel counts what it kills for want of memory.
     pub oom_kills: OomKills,
+}
+
+/// Bytes of the checkpoints and the model of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskNeed {
+    /// The most while a worker is at it.
+    pub working: u64,
+    /// What stays when it has succeeded; at most `working`.
+    pub staying: u64,
 }
 
 /// How long a worker may be silent: its heart beats every 15 s, whatever it does.

@@ -13,7 +13,7 @@ use sweep_store::{Failure, Outcome, Report, RunState, Settlement, State, Store, 
 use crate::error::Error;
 use crate::evidence::Process;
 use crate::executor::lock::LockedLog;
-use crate::files::write_atomically;
+use crate::files::write_durably;
 use crate::retry::RetryPolicy;
 use crate::slurm::signs;
 use crate::supervise::News;
@@ -142,8 +142,8 @@ impl Settler<'_> {
         }
         // Outside the transaction: a run has one attempt at a time, so nobody else counts its failures meanwhile.
         let state = self.state(run).await?;
-        let trained = ending.trained || news.records.iter().any(is_own_epoch);
-        let earlier = if trained { 0 } else { state.transient_failures };
+        let saved = ending.saved || news.records.iter().any(is_checkpoint);
+        let earlier = if saved { 0 } else { state.transient_failures };
         Ok(Background {
             failures: 1 + earlier,
             cancelled: !self.store.reader().cancel_requests(&[run]).await?.is_empty(),
@@ -297,9 +297,8 @@ impl Settler<'_> {
     /// Leaves what the events do not tell beside them. The database has it too: a failure here loses nothing by itself.
     fn write_verdict(&self, run: RunId, attempt: u32, verdict: &Verdict) {
         let path = self.home.verdict(run, attempt);
-        let written = serde_json::to_vec(verdict)
-            .map_err(io::Error::from)
-            .and_then(|text| write_atomically(&path, &text));
+        let written =
+            serde_json::to_vec(verdict).map_err(io::Error::from).and_then(|text| write_durably(&path, &text));
         if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "the end of an attempt could not be written beside its events");
         }
@@ -325,8 +324,8 @@ impl Settler<'_> {
     }
 }
 
-fn is_own_epoch(record: &Record) -> bool {
-    matches!(record.event, Event::EpochFinished { trained_by: None, .. })
+const fn is_checkpoint(record: &Record) -> bool {
+    matches!(record.event, Event::CheckpointSaved { .. })
 }
 
 /// Returns whether an attempt's events tell its end as well, as its exit confirms.

@@ -111,7 +111,7 @@ impl Supervisor {
             fault: findings.damage.or(rest.damage).map(Into::into),
             overdue: findings.overdue,
             dismissed: findings.dismissal.level > Stop::None,
-            trained: findings.watch.has_trained(),
+            saved: findings.watch.has_saved(),
             memory_ran_out: self.oom_kills.count() > killed_before,
         };
         let news = News { records: rest.records, offset: rest.offset };
@@ -135,7 +135,7 @@ impl Supervisor {
 
     /// Reads what the worker has said, and draws conclusions from that and from what it has not said.
     async fn look(&mut self, findings: &mut Findings) {
-        let chunk = self.tail.read();
+        let chunk = self.tail.poll();
         findings.hear(&chunk.records);
         if let Some(found) = self.forward(chunk).await {
             findings.damage = Some(found);

@@ -18,7 +18,7 @@ const LAST_EPOCH: u32 = 100_000;
 /// An incremental reader: each call returns the records completed since the one before.
 ///
 /// A last line without its newline waits for the rest. A line that is no event ends the reading for good: nothing
-/// behind it is believed.
+/// behind it is believed. Reading that fails ends nothing: the next call goes on from the same place.
 #[derive(Debug)]
 pub(crate) struct Tail {
     path: PathBuf,
@@ -30,6 +30,8 @@ pub(crate) struct Tail {
     lines: u64,
     offset: u64,
     damaged: bool,
+    /// Whether the last call could not read, so that it is said once.
+    unreadable: bool,
 }
 
 /// What one call found.
@@ -38,7 +40,7 @@ pub(crate) struct Chunk {
     pub(crate) records: Vec<Record>,
     /// Bytes of the file up to the last complete line read so far.
     pub(crate) offset: u64,
-    /// Why nothing more will come, if so. Said once.
+    /// Why nothing more will come, if so; said once. Or why nothing could be read now.
     pub(crate) damage: Option<Damage>,
     /// Whether more may be there already.
     pub(crate) more: bool,
@@ -58,7 +60,21 @@ pub(crate) enum Damage {
 impl Tail {
     /// Returns a reader that starts at the beginning of `path`, which need not exist yet.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, file: None, partial: Vec::new(), lines: 0, offset: 0, damaged: false }
+        Self { path, file: None, partial: Vec::new(), lines: 0, offset: 0, damaged: false, unreadable: false }
+    }
+
+    /// Like [`Self::read`], for a file that is read again: that it cannot be read now passes, as descriptors that have run
+    /// out and a file server that does not answer do, and is nothing against its writer.
+    pub(crate) fn poll(&mut self) -> Chunk {
+        let mut chunk = self.read();
+        let failed = chunk.damage.take_if(|damage| matches!(damage, Damage::Read { .. }));
+        if let Some(failed) = &failed
+            && !self.unreadable
+        {
+            tracing::warn!("{failed}; it is tried again");
+        }
+        self.unreadable = failed.is_some();
+        chunk
     }
 
     /// Returns what has been added since the last call, up to a bounded amount.
@@ -69,7 +85,7 @@ impl Tail {
         let read = match self.read_bytes() {
             Ok(read) => read,
             Err(source) => {
-                self.damaged = true;
+                self.close();
                 let damage = Damage::Read { path: self.path.clone(), source };
                 return Chunk { damage: Some(damage), offset: self.offset, ..Chunk::default() };
             }
@@ -79,8 +95,9 @@ impl Tail {
         Chunk { records, offset: self.offset, more: read == CHUNK && damage.is_none(), damage }
     }
 
-    /// Opens the file anew at the next call: a network file system asks its server for news only when a file is opened.
-    pub(crate) fn reopen(&mut self) {
+    /// Lets go of the file, which the next call opens anew: a network file system asks its server for news only when a file
+    /// is opened, and whoever follows thousands has no descriptors for all of them.
+    pub(crate) fn close(&mut self) {
         self.file = None;
     }
 
@@ -285,6 +302,27 @@ mod tests {
         assert!(chunk.damage.unwrap().to_string().contains("line 2 of"));
         let after = growing.add(line(2).as_bytes());
         assert!(after.records.is_empty() && after.damage.is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_now_is_read_later() {
+        let mut growing = Growing::new();
+        assert_eq!(sequences(&growing.add(line(0).as_bytes())), [0]);
+        let path = growing.tail.path.clone();
+        let aside = path.with_extension("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        // A folder in its place stands for a file server that does not answer.
+        std::fs::create_dir(&path).unwrap();
+        growing.tail.close();
+        for _ in 0..2 {
+            let chunk = growing.tail.poll();
+            assert!(chunk.records.is_empty() && chunk.damage.is_none());
+            assert_eq!(chunk.offset, line(0).len() as u64);
+        }
+        assert!(matches!(growing.tail.read_to_end().damage, Some(Damage::Read { .. })));
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        assert_eq!(sequences(&growing.add(line(1).as_bytes())), [1]);
     }
 
     /// A record of one event, given as JSON.

@@ -146,6 +146,11 @@ pub enum Halt {
     TooManyFailures,
     /// The first runs all failed for good, so the others would as well.
     FailsFromTheStart,
+    /// Several workers in a row could not be started. Runs that may be tried again go on in the next session.
+    NothingStarts {
+        /// Why the last one could not.
+        message: String,
+    },
     /// The next run does not fit on the disk, or not into its budget, even with everything deleted that may be.
     DiskFull {
         /// Bytes that it will write.

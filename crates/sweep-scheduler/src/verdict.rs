@@ -18,15 +18,16 @@ const NO_MEMORY: &str = "memory allocation of";
 pub(crate) struct Ending {
     /// How the process left; `None` where it was no child of this scheduler.
     pub(crate) exit: Option<Exit>,
-    /// What this scheduler itself saw go wrong with the events; it outweighs what they say.
+    /// What this scheduler itself saw go wrong with the events; it outweighs what they say, unless they could only not be read
+    /// any more.
     pub(crate) fault: Option<Failure>,
     /// Why it had to leave before its time, where it hung or took too long. A worker that then still says how it failed, or
     /// that it has succeeded, knows better.
     pub(crate) overdue: Option<Failure>,
     /// Whether it was asked or forced to leave, by this scheduler or by the end of its own.
     pub(crate) dismissed: bool,
-    /// Whether it trained an epoch, as far as this scheduler followed it.
-    pub(crate) trained: bool,
+    /// Whether it saved a checkpoint, as far as this scheduler followed it.
+    pub(crate) saved: bool,
     /// Whether the kernel killed processes for want of memory meanwhile.
     pub(crate) memory_ran_out: bool,
 }
@@ -34,7 +35,7 @@ pub(crate) struct Ending {
 impl Ending {
     /// Returns the end of an attempt that this scheduler knows nothing of but its files.
     pub(crate) const fn of_a_stranger(fault: Option<Failure>) -> Self {
-        Self { exit: None, fault, overdue: None, dismissed: true, trained: false, memory_ran_out: false }
+        Self { exit: None, fault, overdue: None, dismissed: true, saved: false, memory_ran_out: false }
     }
 
     /// Returns the end of an attempt whose worker could not be started.
@@ -46,7 +47,9 @@ impl Ending {
     /// exit code; a worker that left without one has died, unless it was dismissed. `log` is the end of its log.
     pub(crate) fn verdict(&self, last_word: Option<Report>, log: &str) -> Report {
         let overdue = || self.overdue.clone().map(Report::Failed);
-        match (&self.fault, last_word) {
+        // Nothing stands behind a last word that could have been missed.
+        let missed = |fault: &&Failure| last_word.is_none() || fault.class != FailureClass::Storage;
+        match (self.fault.as_ref().filter(missed), last_word) {
             (Some(fault), _) => Report::Failed(fault.clone()),
             (None, Some(Report::Interrupted)) => overdue().unwrap_or(Report::Interrupted),
             (None, Some(last_word)) => last_word,
@@ -180,5 +183,14 @@ mod tests {
         let failure = failed(ending.verdict(Some(Report::Succeeded), ""));
         assert_eq!(failure.class, FailureClass::WorkerDied);
         assert!(failure.message.contains("line 7 of"), "{}", failure.message);
+    }
+
+    #[test]
+    fn events_that_could_not_be_read_are_a_failure_that_passes_unless_the_last_one_is_known() {
+        let damage = Damage::Read { path: "events.jsonl".into(), source: std::io::Error::other("no answer") };
+        let ending = Ending { fault: Some(damage.into()), ..ending(code(0), false) };
+        let failure = failed(ending.verdict(None, ""));
+        assert!(failure.class.is_transient(), "{failure:?}");
+        assert_eq!(ending.verdict(Some(Report::Succeeded), ""), Report::Succeeded);
     }
 }

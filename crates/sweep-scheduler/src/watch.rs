@@ -54,7 +54,7 @@ pub(crate) struct Watch {
     moved: Instant,
     position: Option<Position>,
     silence_noted: bool,
-    trained: bool,
+    saved: bool,
 }
 
 /// What is wrong with a worker.
@@ -76,14 +76,14 @@ impl Watch {
             moved: now,
             position: None,
             silence_noted: false,
-            trained: false,
+            saved: false,
         }
     }
 
     /// Notes a record that came `now`. Anything but the same position once more is news.
     pub(crate) fn hear(&mut self, event: &Event, now: Instant) {
         self.heard = now;
-        self.trained |= matches!(event, Event::EpochFinished { trained_by: None, .. });
+        self.saved |= matches!(event, Event::CheckpointSaved { .. });
         let position = match *event {
             Event::Progress { phase, epoch, step, steps } => Some(Position { phase, epoch, step, steps }),
             _ => None,
@@ -94,9 +94,9 @@ impl Watch {
         }
     }
 
-    /// Returns whether the attempt has trained an epoch: failures after that are not the same one over and over.
-    pub(crate) const fn has_trained(&self) -> bool {
-        self.trained
+    /// Returns whether the attempt has saved a checkpoint: failures after that are not the same one over and over.
+    pub(crate) const fn has_saved(&self) -> bool {
+        self.saved
     }
 
     /// Returns what is wrong `now`. A worker that is overdue stays so.

@@ -136,6 +136,7 @@ async fn the_last_word_and_the_verdict_decide() {
             Some(Outcome::Interrupted { cause: Some(cause()) }),
             State::Interrupted,
         ),
+        (Some(failed(FailureClass::OutOfMemory)), None, State::Pending),
     ];
     let mut expected = Vec::new();
     for (seed, (word, judged, state)) in (0..).zip(ends) {

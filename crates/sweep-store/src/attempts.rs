@@ -221,7 +221,8 @@ impl Store {
     ///
     /// A run that somebody has asked to cancel is cancelled where it would go on later otherwise: one that was interrupted,
     /// or failed with a retry to come. Transient failures are counted since the last progress: the count begins anew, at
-    /// 1, with an attempt that has itself trained an epoch.
+    /// 1, with an attempt that has saved a checkpoint. Workers save none at the place where they began, so that each one lies
+    /// further; what was trained without being saved is no progress, since the next attempt does it again.
     pub async fn settle(
         &self,
         run: RunId,
@@ -395,7 +396,7 @@ impl Before {
     async fn of(connection: &mut SqliteConnection, run: RunId, attempt: u32) -> sqlx::Result<Self> {
         let found = sqlx::query_as(
             "SELECT cancel_requested_ms IS NOT NULL, CASE WHEN EXISTS (
-                SELECT 1 FROM epochs WHERE run = ?1 AND attempt = ?2 AND trained_by IS NULL
+                SELECT 1 FROM checkpoints WHERE run = ?1 AND attempt = ?2
              ) THEN 0 ELSE transient_failures END
              FROM runs WHERE id = ?1",
         )

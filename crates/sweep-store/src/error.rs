@@ -195,9 +195,14 @@ impl Error {
     pub fn is_disk_full(&self) -> bool {
         let Self::Database { source, .. } = self else { return false };
         let code = source.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
-        // SQLITE_FULL; and where the shared memory beside the file cannot grow, SQLITE_IOERR_SHMSIZE.
-        code.is_some_and(|code| code & 0xff == 13 || code == 4874)
+        code.is_some_and(means_full)
     }
+}
+
+/// Returns whether a code of SQLite's means that there is no room: SQLITE_FULL; SQLITE_IOERR_SHMSIZE where the shared memory
+/// beside the file cannot grow; and SQLITE_IOERR_WRITE, as which a quota that is used up arrives.
+const fn means_full(code: u32) -> bool {
+    code & 0xff == 13 || matches!(code, 4874 | 778)
 }
 
 /// A run as error messages list it.
@@ -229,4 +234,16 @@ fn quoted(names: &[String]) -> String {
         return "none".to_owned();
     }
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_that_is_used_up_is_a_full_disk() {
+        assert!([13, 4874, 778].into_iter().all(means_full));
+        // SQLITE_BUSY, SQLITE_IOERR_READ, SQLITE_CORRUPT.
+        assert!(![5, 266, 11].into_iter().any(means_full));
+    }
 }

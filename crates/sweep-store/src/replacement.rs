@@ -103,6 +103,8 @@ fn is_busy(error: &sqlx::Error) -> bool {
     matches!(code.map(|code| code & 0xff), Some(5 | 6))
 }
 
+/// Gives the old database another name. It keeps its own as well until the new one takes that, so that whoever is killed in
+/// between leaves a database there; its companions must be gone by then, because they fit no other file.
 fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     if !path.exists() {
         return Ok(None);
@@ -112,7 +114,9 @@ fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     while name(number).exists() {
         number += 1;
     }
-    for companion in COMPANIONS {
+    // Where the file system knows no second names, it is gone for a moment.
+    fs::hard_link(path, name(number)).or_else(|_| fs::rename(path, name(number)))?;
+    for companion in &COMPANIONS[1..] {
         let file = beside(path, companion);
         if file.exists() {
             fs::rename(file, beside(&name(number), companion))?;
@@ -125,5 +129,25 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         Some(folder) => File::open(folder)?.sync_all(),
         None => File::open(".")?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_database_at_every_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.db");
+        assert_eq!(set_aside(&path).unwrap(), None);
+        for companion in COMPANIONS {
+            fs::write(beside(&path, companion), companion).unwrap();
+        }
+        let kept = set_aside(&path).unwrap().unwrap();
+        assert!(path.exists() && !beside(&path, "-wal").exists());
+        for companion in COMPANIONS {
+            assert_eq!(fs::read_to_string(beside(&kept, companion)).unwrap(), companion);
+        }
     }
 }

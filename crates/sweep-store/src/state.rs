@@ -79,7 +79,7 @@ pub struct RunState {
     pub state: State,
     /// Number of the latest attempt; 0 before the first.
     pub attempts: u32,
-    /// Attempts that failed with a transient class since the run was registered, last reset, or last trained an epoch.
+    /// Attempts that failed with a transient class since the run was registered, last reset, or last saved a checkpoint.
     pub transient_failures: u32,
     /// The run that must have succeeded before.
     pub depends_on: Option<RunId>,

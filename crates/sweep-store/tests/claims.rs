@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Home, NOW, epoch, failed, records, spec, specs, started, succeeded};
+use common::{Home, NOW, checkpoint, epoch, failed, records, spec, specs, started, succeeded};
 use sweep_core::event::{Event, FailureClass};
 use sweep_core::spec::RunId;
 use sweep_store::{Cancelled, Failure, Outcome, Report, RunState, Settlement, State, Store};
@@ -153,11 +153,11 @@ async fn failures_are_counted_since_the_last_progress() {
     };
     let attempts = [
         (vec![], 1),
+        (vec![taken_over(0)], 2),
+        (vec![taken_over(0), epoch(1, 5)], 3),
+        (vec![epoch(1, 5), checkpoint(2)], 1),
         (vec![], 2),
-        (vec![taken_over(0)], 3),
-        (vec![taken_over(0), epoch(1, 5)], 1),
-        (vec![], 2),
-        (vec![epoch(2, 5)], 1),
+        (vec![epoch(2, 5), checkpoint(3)], 1),
     ];
     for (number, (events, failures)) in (1..).zip(attempts) {
         if number > 1 {
@@ -168,6 +168,22 @@ async fn failures_are_counted_since_the_last_progress() {
         assert_eq!(state(&home, run).await.transient_failures, failures, "attempt {number}");
     }
     assert_eq!(home.store.reader().result_of(run).await.unwrap().unwrap().shared_epochs, 1);
+}
+
+/// A checkpoint in the middle of an epoch counts like one at its end.
+#[tokio::test]
+async fn a_saved_part_of_an_epoch_is_progress() {
+    let home = Home::new().await;
+    let run = home.running(&spec(0)).await;
+    home.store.settle(run, 1, &failure(FailureClass::WorkerDied, true), NOW).await.unwrap();
+    home.store.claim(run, "test", NOW).await.unwrap();
+    let mut saved = checkpoint(0);
+    if let Event::CheckpointSaved { step, .. } = &mut saved {
+        *step = 3;
+    }
+    home.store.ingest(run, 2, &records([saved]), 1).await.unwrap();
+    home.store.settle(run, 2, &failure(FailureClass::WorkerDied, true), NOW).await.unwrap();
+    assert_eq!(state(&home, run).await.transient_failures, 1);
 }
 
 #[tokio::test]

@@ -260,8 +260,9 @@ impl Error {
             {
                 FailureClass::OutOfMemory
             }
-            // A card that is lost or in an error state may work for the next attempt, or another card may.
-            Self::Gpu { .. } => FailureClass::WorkerDied,
+            // A card that is lost or in an error state may work for the next attempt, or another card may; and threads are
+            // there again when others have ended.
+            Self::Gpu { .. } | Self::Threads(_) | Self::Thread { .. } => FailureClass::WorkerDied,
             Self::Model(_) | Self::Kernel(_) | Self::Tensor(_) | Self::Attack(_) if self.is_of_a_driver() => {
                 FailureClass::WorkerDied
             }
@@ -282,8 +283,6 @@ impl Error {
             | Self::OtherRun { .. }
             | Self::Device { .. }
             | Self::Precision { .. }
-            | Self::Threads(_)
-            | Self::Thread { .. }
             | Self::Sharing { .. }
             | Self::HubWeights { .. }
             | Self::TooFewClasses { .. }
@@ -416,6 +415,18 @@ mod tests {
         let error = Error::Diverged { phase: Phase::Validation, epoch: 2, step: 5, loss: f64::NAN };
         assert_eq!(error.to_string(), "the mean validation loss is NaN in epoch 2, step 5");
         assert_eq!((error.class(), error.exit_code()), (FailureClass::Diverged, 79));
+    }
+
+    #[test]
+    fn what_the_system_does_not_give_now_it_may_give_later() {
+        let refused = || io::Error::from(io::ErrorKind::WouldBlock);
+        let errors = [
+            Error::Thread { name: "heartbeat", source: refused() },
+            Error::io("open", Path::new("x"))(refused()),
+        ];
+        for error in errors {
+            assert!(error.class().is_transient(), "{error}");
+        }
     }
 
     #[test]

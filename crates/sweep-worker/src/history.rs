@@ -12,7 +12,7 @@ use sweep_core::spec::RunId;
 use crate::files::names;
 use crate::{Error, Result};
 
-/// Longest line that can be an event, in bytes; real ones stay below a kilobyte.
+/// Longest line that can be an event, in bytes without its end; real ones stay below a kilobyte.
 const LONGEST_LINE: u64 = 64 * 1024;
 
 /// Facts from earlier attempts that this one need not repeat.
@@ -58,20 +58,17 @@ impl History {
         said.is_some() && self.epochs.get(&epoch) == said.as_ref()
     }
 
-    /// Adds the events of a file, line by line.
+    /// Adds the events of a file, line by line, up to the first line that is none: the scheduler takes nothing behind it into
+    /// the database, so that the work of which it speaks is done again. So it is with a last line that a crash has torn.
     fn add(&mut self, mut lines: impl BufRead) -> io::Result<()> {
-        let (mut line, mut begins) = (Vec::new(), true);
+        let mut line = Vec::new();
         loop {
             line.clear();
-            if lines.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+            lines.by_ref().take(LONGEST_LINE + 1).read_until(b'\n', &mut line)?;
+            let Some(Ok(record)) = line.strip_suffix(b"\n").map(serde_json::from_slice) else {
                 return Ok(());
-            }
-            // A line torn by a crash is no JSON; the work it speaks of is done again. A longer one comes in pieces, of which
-            // none is read: the first breaks off, the others begin in the middle.
-            if begins && let Ok(record) = serde_json::from_slice(&line) {
-                self.add_record(record);
-            }
-            begins = line.ends_with(b"\n");
+            };
+            self.add_record(record);
         }
     }
 
@@ -109,21 +106,26 @@ mod tests {
         history
     }
 
+    fn known(text: &str) -> Vec<u32> {
+        let mut epochs: Vec<u32> = read(text).epochs.into_keys().collect();
+        epochs.sort_unstable();
+        epochs
+    }
+
     #[test]
-    fn lines_that_are_no_events_are_passed_over() {
-        let lines = [
-            epoch(0, 1, 2),
+    fn nothing_behind_a_line_that_is_no_event_is_believed() {
+        let no_events = [
             "[".repeat(200_000) + "\n",
             format!("{}{}", "x".repeat(3 << 20), epoch(1, 2, 2)),
-            "\0\u{ff}\n{}\n".to_owned(),
+            "\0\u{ff}\n".to_owned(),
+            "{}\n".to_owned(),
+            "\n".to_owned(),
         ];
-        let lies = lines.concat();
-        let known = |text: &str| {
-            let mut epochs: Vec<u32> = read(text).epochs.into_keys().collect();
-            epochs.sort_unstable();
-            epochs
-        };
-        assert_eq!(known(&lies), [0]);
-        assert_eq!(known(&(lies + &epoch(1, 1, 4))), [0, 1]);
+        for text in no_events {
+            assert_eq!(known(&[epoch(0, 1, 2), text, epoch(1, 1, 4)].concat()), [0]);
+        }
+        let torn = epoch(1, 1, 4);
+        assert_eq!(known(&[epoch(0, 1, 2), torn.trim_end().to_owned()].concat()), [0]);
+        assert_eq!(known(&[epoch(0, 1, 2), torn].concat()), [0, 1]);
     }
 }

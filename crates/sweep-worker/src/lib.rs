@@ -52,6 +52,7 @@ pub use measure::{
 pub use stop::Stop;
 
 use fence::Fence;
+use files::sync_folder;
 use gpu::Gpu;
 use heartbeat::Heartbeat;
 use session::{Past, Session};
@@ -148,6 +149,7 @@ fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &EventLog) -> R
     // Whatever is wrong with the input, an attempt begins with this event.
     log.write(started::event(arguments, past.as_ref().ok(), gpu.as_ref().and_then(Gpu::name)))?;
     let past = past?;
+    keep_folders(arguments, home)?;
     compute::check(&arguments.device, past.spec().precision)?;
     let _heartbeat = Heartbeat::start(log, gpu)?;
     // The loader prepares batches in the global pool. Fails only where that exists already, as in tests that run
@@ -160,6 +162,15 @@ fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &EventLog) -> R
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build().map_err(Error::Threads)?;
     pool.install(|| Session::open(past, arguments, home, stop, log)?.run())
+}
+
+/// Waits until the folders of the run and the attempt are on disk, with the names of the files in them: events that are
+/// written durably would be lost all the same where a power failure took their file's name.
+fn keep_folders(arguments: &Arguments, home: &Home) -> Result<()> {
+    let Arguments { run, attempt, .. } = *arguments;
+    sync_folder(&home.attempt(run, attempt))?;
+    sync_folder(&home.run(run))?;
+    home.run(run).parent().map_or(Ok(()), sync_folder)
 }
 
 fn read_spec(home: &Home, run: RunId) -> Result<RunSpec> {

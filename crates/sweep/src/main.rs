@@ -13,6 +13,7 @@ mod hub;
 mod latex;
 mod printer;
 mod progress;
+mod signals;
 mod size;
 mod sources;
 mod support;

@@ -292,6 +292,9 @@ fn halted(reason: &Halt) -> String {
         Halt::FailsFromTheStart => {
             "stopping: the first three runs to end all failed\n  hint: `sweep logs RUN` shows why; --no-early-stop goes on regardless".to_owned()
         }
+        Halt::NothingStarts { message } => format!(
+            "stopping: no worker can be started: {message}\n  hint: once that is mended, the same command goes on"
+        ),
         Halt::DiskFull { needed, available } => format!(
             "stopping: the next run will take {} of the disk, and {} are there\n  hint: {ROOM}",
             DecimalBytes(*needed),

@@ -2,6 +2,7 @@
 
 use sweep_core::KeepCheckpoints;
 use sweep_core::spec::{Architecture, OptimizerSpec, ResnetBlock, RunSpec, VitArchitecture};
+use sweep_scheduler::DiskNeed;
 
 /// Bytes of a parameter on disk, in the model as in checkpoints.
 const BYTES: u64 = 4;
@@ -40,6 +41,11 @@ impl Size {
             KeepCheckpoints::Last => self.model + self.checkpoint,
             KeepCheckpoints::None => self.model,
         }
+    }
+
+    /// Returns both, as the scheduler counts them.
+    pub(crate) const fn need(self, keep: KeepCheckpoints) -> DiskNeed {
+        DiskNeed { working: self.running(), staying: self.finished(keep) }
     }
 }
 

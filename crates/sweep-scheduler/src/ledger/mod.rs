@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant};
 use crate::error::Error;
 use crate::families::Families;
 use crate::queue::{Blocked, Entry, Phase, Queue};
+use crate::retention::Models;
 use crate::settings::Settings;
 use crate::settle::{Settled, Settler};
 use crate::supervise::News;
@@ -43,6 +44,8 @@ pub(crate) struct Ledger<'a> {
     /// Whether a run has ended whose checkpoints others may have waited for, and when checkpoints were last cleared up.
     untidy: bool,
     tidied: Option<Instant>,
+    /// Looked at only where the disk has a budget.
+    models: Models,
 }
 
 /// An attempt in other hands.
@@ -85,6 +88,7 @@ impl<'a> Ledger<'a> {
     ) -> Result<Self, Error> {
         let states = states(settler.store, runs).await?;
         let unmet = unmet_dependencies(settler.store, &states).await?;
+        let models = settings.disk_budget.map(|_| Models::look(&settings.home)).transpose()?;
         let mut ledger = Self {
             settler,
             settings,
@@ -98,6 +102,7 @@ impl<'a> Ledger<'a> {
             beginning: Instant::now(),
             untidy: false,
             tidied: None,
+            models: models.unwrap_or_default(),
         };
         ledger.enter(&states, &unmet);
         ledger.recall_beginnings().await?;
@@ -169,6 +174,9 @@ impl<'a> Ledger<'a> {
             self.queue.saved(run, epochs);
         }
         for record in news.records {
+            if let Event::ModelSaved { bytes, .. } = &record.event {
+                self.models.saved(run, *bytes);
+            }
             (self.observe)(Update::Event { run, attempt, event: record.event });
         }
     }

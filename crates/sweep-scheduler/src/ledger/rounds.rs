@@ -59,9 +59,15 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    /// Returns whether a run fits on the disk beside those `at_work`, if need be after clearing up.
-    pub(crate) async fn room(&mut self, run: RunId, at_work: &[RunId]) -> Result<Room, Error> {
-        let look = || room(self.settings, run, at_work.iter().copied());
+    /// Returns whether a run fits on the disk beside those in hand, of which at most `at_once` are worked on at a time, if need
+    /// be after clearing up.
+    pub(crate) async fn room(
+        &mut self,
+        run: RunId,
+        in_hand: &[RunId],
+        at_once: usize,
+    ) -> Result<Room, Error> {
+        let look = || room(self.settings, &self.models, run, in_hand, at_once);
         let Room::Short { excess, .. } = look()? else {
             return Ok(Room::Enough);
         };

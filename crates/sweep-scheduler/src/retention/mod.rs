@@ -3,8 +3,9 @@
 //! The decision ([`plan()`]) is pure; [`collect`] looks, decides and deletes. What is kept:
 //!
 //! - of a run that is running: everything that it wrote, because its worker looks after that itself;
-//! - for each run that may go on (pending, running, interrupted, failed): the two deepest files of its trajectory, whoever
-//!   wrote them: the newest, and one more in case that is damaged;
+//! - what is not finished and younger than an hour: somebody may be writing it;
+//! - for each run that may go on (all but those that have succeeded; failed and cancelled ones after `sweep retry`): the two
+//!   deepest files of its trajectory, whoever wrote them: the newest, and one more in case that is damaged;
 //! - of a succeeded run: the last whole one, unless [`KeepCheckpoints::None`];
 //! - files of runs that the database does not know, and files with names of another kind: somebody else's.
 //!
@@ -27,12 +28,13 @@ use sweep_store::{Reader, State};
 
 use crate::error::Error;
 
-pub(crate) use disk::{Room, room};
+pub(crate) use disk::{Models, Room, room};
 pub use plan::{Doomed, Known, StoredFile, Unfinished, Why, plan};
 use plan::{Name, several_whole};
 
 /// States of runs that may go on.
-const UNFINISHED: [State; 4] = [State::Pending, State::Running, State::Interrupted, State::Failed];
+const UNFINISHED: [State; 5] =
+    [State::Pending, State::Running, State::Interrupted, State::Failed, State::Cancelled];
 
 /// What a collection did, or would do.
 #[derive(Debug, Default)]
@@ -80,7 +82,7 @@ pub async fn collect(
     // Files before states: a file that appears in between is not looked at, and a run that has ended in between is judged
     // by its end.
     let files = scan(&home.trajectories())?;
-    let doomed = plan(&files, &survey(reader, &files).await?, keep);
+    let doomed = plan(&files, &survey(reader, &files).await?, keep, SystemTime::now());
     Ok(carry_out(&files, doomed, dry_run))
 }
 
@@ -94,10 +96,11 @@ pub(crate) async fn reclaim(
 ) -> Result<Collected, Error> {
     let files = scan(&home.trajectories())?;
     let known = survey(reader, &files).await?;
-    let mut doomed = plan(&files, &known, keep);
+    let now = SystemTime::now();
+    let mut doomed = plan(&files, &known, keep, now);
     let mut freed = size(doomed.iter().map(|doomed| doomed.bytes)).bytes;
     let already: HashSet<PathBuf> = doomed.iter().map(|doomed| doomed.path.clone()).collect();
-    for more in plan(&files, &known, KeepCheckpoints::None) {
+    for more in plan(&files, &known, KeepCheckpoints::None, now) {
         if freed < wanted && !already.contains(&more.path) {
             freed += more.bytes;
             doomed.push(more);

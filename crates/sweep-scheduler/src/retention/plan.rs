@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sweep_core::KeepCheckpoints;
 use sweep_core::spec::RunId;
@@ -13,6 +13,10 @@ const KEPT_TO_GO_ON: usize = 2;
 
 /// End of the name of a file that a worker has not finished: `<run>-<attempt>.tmp`.
 const UNFINISHED_SUFFIX: &str = ".tmp";
+
+/// Age of an unfinished file that nobody writes any more. A younger one may be of a worker that the database does not know:
+/// tasks of Slurm begin attempts by themselves, and nobody may have followed them since.
+const ABANDONED: Duration = Duration::from_hours(1);
 
 /// A file in the folder of trajectories.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,8 +112,8 @@ pub(super) fn several_whole(names: &[Name]) -> HashSet<RunId> {
     whole.filter(|run| !seen.insert(*run)).collect()
 }
 
-/// Returns the files that go, the oldest first (by name where they are of one age).
-pub fn plan(files: &[StoredFile], known: &Known, keep: KeepCheckpoints) -> Vec<Doomed> {
+/// Returns the files that go `now`, the oldest first (by name where they are of one age).
+pub fn plan(files: &[StoredFile], known: &Known, keep: KeepCheckpoints, now: SystemTime) -> Vec<Doomed> {
     let shelf = Shelf::new(files);
     let mut kept = HashSet::new();
     for run in &known.unfinished {
@@ -122,8 +126,12 @@ pub fn plan(files: &[StoredFile], known: &Known, keep: KeepCheckpoints) -> Vec<D
     }
     let mut doomed: Vec<(SystemTime, Doomed)> = Vec::new();
     for (index, name) in &shelf.names {
+        let StoredFile { path, bytes, modified } = &files[*index];
+        let is_old = now.duration_since(*modified).is_ok_and(|age| age >= ABANDONED);
+        if matches!(name, Name::Unfinished { .. }) && !is_old {
+            continue;
+        }
         if let Some(why) = verdict(*index, name, known, &kept, &last) {
-            let StoredFile { path, bytes, modified } = &files[*index];
             doomed.push((*modified, Doomed { path: path.clone(), bytes: *bytes, why }));
         }
     }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use sweep_core::event::FailureClass;
 use sweep_core::spec::RunSpec;
 use sweep_core::trajectory::{CheckpointName, Prefix};
-use sweep_store::{Outcome, Settlement, Store};
+use sweep_store::{Failure, Outcome, Settlement, Store};
 use sweep_testkit::{Workspace, sample_run};
 
 use super::*;
@@ -15,6 +16,11 @@ const NOW_MS: i64 = 1;
 
 fn id(number: usize) -> RunId {
     format!("{number:032x}").parse().unwrap()
+}
+
+/// When plans are made.
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
 }
 
 /// The prefix after `epochs` epochs of the trajectory called `path`.
@@ -28,7 +34,7 @@ fn trajectory(path: usize, common: usize) -> Vec<Prefix> {
 }
 
 fn stored(name: String, age: u64) -> StoredFile {
-    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 - age);
+    let modified = now() - Duration::from_secs(age);
     StoredFile { path: Path::new("trajectories").join(name), bytes: 10, modified }
 }
 
@@ -57,7 +63,7 @@ fn unfinished(run: usize, trajectory: Vec<Prefix>) -> Unfinished {
 fn gone(files: &[StoredFile], known: &Known, keep: KeepCheckpoints) -> Vec<(usize, Why)> {
     let place = |doomed: &Doomed| files.iter().position(|file| file.path == doomed.path).unwrap();
     let mut gone: Vec<_> =
-        plan(files, known, keep).iter().map(|doomed| (place(doomed), doomed.why)).collect();
+        plan(files, known, keep, now()).iter().map(|doomed| (place(doomed), doomed.why)).collect();
     gone.sort_by_key(|(place, _)| *place);
     gone
 }
@@ -129,10 +135,18 @@ fn what_a_running_run_wrote_and_what_nobody_knows_is_left_alone() {
 
 #[test]
 fn leftovers_of_attempts_that_are_over_go() {
-    let files = [1, 2, 3].map(|attempt| stored(format!("{}-{attempt}.tmp", id(1)), 0));
+    let files = [1, 2, 3].map(|attempt| stored(format!("{}-{attempt}.tmp", id(1)), 3600));
     let known = Known { running: [(id(1), 2)].into(), ..known(&files) };
     let leftovers = [(0, Why::Leftover), (2, Why::Leftover)];
     assert_eq!(gone(&files, &known, KeepCheckpoints::Last), leftovers);
+}
+
+#[test]
+fn what_somebody_may_be_writing_stays() {
+    let files = [3599, 3600, 0].map(|age| stored(format!("{}-{age}.tmp", id(1)), age));
+    assert_eq!(gone(&files, &known(&files), KeepCheckpoints::None), [(1, Why::Leftover)]);
+    let ahead = StoredFile { modified: now() + Duration::from_secs(9), ..files[1].clone() };
+    assert_eq!(gone(&[ahead], &known(&files), KeepCheckpoints::None), [], "its clock is ahead");
 }
 
 #[test]
@@ -141,7 +155,7 @@ fn the_oldest_goes_first() {
         let name = checkpoint(run, prefix(run, 1), None);
         stored(name, age)
     });
-    let ages: Vec<SystemTime> = plan(&files, &known(&files), KeepCheckpoints::Last)
+    let ages: Vec<SystemTime> = plan(&files, &known(&files), KeepCheckpoints::Last, now())
         .iter()
         .map(|doomed| files.iter().find(|file| file.path == doomed.path).unwrap().modified)
         .collect();
@@ -174,7 +188,7 @@ proptest! {
                 _ => {}
             }
         }
-        let doomed = plan(&files, &known, KeepCheckpoints::None);
+        let doomed = plan(&files, &known, KeepCheckpoints::None, now());
         let is_doomed = |file: &StoredFile| doomed.iter().any(|doomed| doomed.path == file.path);
         let checkpoint = |file: &StoredFile| match Name::of(&file.path) {
             Some(Name::Checkpoint(name)) => name,
@@ -243,6 +257,20 @@ async fn collecting_deletes_what_the_database_has_no_use_for_and_a_dry_run_nothi
     assert_eq!(again.removed, []);
     collect(store.reader(), &home, KeepCheckpoints::None, false).await.unwrap();
     assert_eq!(left(&paths), [false, false, false, false, true, true]);
+}
+
+#[tokio::test]
+async fn whatever_became_of_a_run_that_has_not_succeeded_it_can_go_on() {
+    let failure = Failure { class: FailureClass::Data, message: String::new() };
+    let failed = Outcome::Failed { failure, retry: false };
+    for end in [failed, Outcome::Interrupted, Outcome::Cancelled] {
+        let (workspace, store, paths) = home().await;
+        let run = sample_run(1).id();
+        let attempt = store.claim(run, "test", NOW_MS).await.unwrap().unwrap();
+        store.settle(run, attempt, &Settlement::new(end.clone()), NOW_MS).await.unwrap();
+        collect(store.reader(), &workspace.layout(), KeepCheckpoints::None, false).await.unwrap();
+        assert_eq!(left(&paths)[3..], [false, true, true], "{end:?}");
+    }
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::evidence::Process;
 use crate::executor::local::{Assignment, Worker, WorkerCommand};
 use crate::executor::lock::LockedLog;
-use crate::files::write_atomically;
+use crate::files::write_durably;
 use crate::gpus;
 use crate::launch::start_failure;
 use crate::memory::OomKills;
@@ -380,7 +380,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> io::Result<()> {
-    write_atomically(path, &serde_json::to_vec(value)?)
+    write_durably(path, &serde_json::to_vec(value)?)
 }
 
 /// A supervisor that ends without a message has panicked.

@@ -15,7 +15,7 @@ use sweep_store::{Failure, Submitted};
 
 use crate::evidence::Process;
 use crate::executor::local::Exit;
-use crate::files::write_atomically;
+use crate::files::write_durably;
 use crate::verdict::Ending;
 
 /// One line of an array's manifest: what one task does.
@@ -124,7 +124,7 @@ impl Departure {
             fault,
             overdue,
             dismissed: self.dismissed,
-            trained: false,
+            saved: false,
             memory_ran_out: self.memory_ran_out,
         }
     }
@@ -186,7 +186,7 @@ impl Folder {
             serde_json::to_writer(&mut lines, orders)?;
             lines.push(b'\n');
         }
-        write_atomically(&self.manifest(), &lines)
+        write_durably(&self.manifest(), &lines)
     }
 
     /// Reads back which runs the tasks do. The error is in words.

@@ -6,7 +6,7 @@ use sweep_core::event::{Event, FailureClass};
 use sweep_core::micro_batch::MicroBatch;
 use sweep_core::spec::{Architecture, ResnetBlock, RunSpec};
 use sweep_core::verdict::{self, Verdict};
-use sweep_scheduler::{Halt, OomKills, RetryPolicy, Settings, Summary, Update};
+use sweep_scheduler::{DiskNeed, Halt, OomKills, RetryPolicy, Settings, Summary, Update};
 use sweep_store::{State, now_ms};
 use sweep_testkit::{Action, Script, sample_run};
 
@@ -96,9 +96,14 @@ async fn a_silent_worker_is_suspect_once_and_left_alone() {
 #[tokio::test]
 async fn failures_after_progress_are_not_counted_together() {
     let fixture = Fixture::new(1).await;
-    let further = vec![Action::Start, Action::Epoch { clean: 1, robust: 1 }, Action::Die { signal: 9 }];
-    let nowhere = vec![Action::Start, Action::Die { signal: 9 }];
-    let ends = [further.clone(), further.clone(), further.clone(), nowhere.clone(), nowhere];
+    let epoch = Action::Epoch { clean: 1, robust: 1 };
+    let saves = |epochs| {
+        let saved = Action::CheckpointSaved { epochs };
+        vec![Action::Start, epoch.clone(), saved, Action::Die { signal: 9 }]
+    };
+    // An epoch that was not saved is trained again.
+    let nowhere = vec![Action::Start, epoch.clone(), Action::Die { signal: 9 }];
+    let ends = [saves(1), saves(2), saves(3), nowhere.clone(), nowhere];
     fixture.script(0, &Script { first: ends.to_vec(), ..Script::default() });
     let policy = RetryPolicy { attempts: 3, first_delay: Duration::ZERO, ..RetryPolicy::default() };
     let settings = Settings { retry: policy, ..fixture.settings("cpu") };
@@ -252,11 +257,16 @@ async fn a_full_disk_stops_the_sweep_and_blames_no_run() {
     }
 }
 
+/// A run of which nothing stays.
+fn need(working: u64) -> DiskNeed {
+    DiskNeed { working, staying: 0 }
+}
+
 #[tokio::test]
 async fn a_run_that_does_not_fit_the_budget_is_not_started() {
     let fixture = Fixture::new(2).await;
-    let need = [(fixture.id(1), 1000)].into();
-    let settings = Settings { disk_budget: Some(999), disk_need: need, ..fixture.settings("cpu") };
+    let disk_need = [(fixture.id(1), need(1000))].into();
+    let settings = Settings { disk_budget: Some(999), disk_need, ..fixture.settings("cpu") };
     let session = fixture.session(&settings).await;
     let expected = Summary { total: 2, succeeded: 1, pending: 1, attempts: 1, ..Summary::default() };
     let halted = Some(Halt::DiskFull { needed: 1000, available: 999 });
@@ -269,8 +279,8 @@ async fn room_is_made_from_what_succeeded_runs_have_left() {
     let fixture = Fixture::new(2).await;
     fixture
         .script(0, &Script::always([Action::Start, Action::CheckpointSaved { epochs: 3 }, Action::Succeed]));
-    let need = [(fixture.id(1), 1000)].into();
-    let settings = Settings { disk_budget: Some(1000), disk_need: need, ..fixture.settings("cpu") };
+    let disk_need = [(fixture.id(1), need(1000))].into();
+    let settings = Settings { disk_budget: Some(1000), disk_need, ..fixture.settings("cpu") };
     let session = fixture.session(&settings).await;
     assert!(session.summary.is_complete(), "{:?}", session.summary);
     let made = |update: &Update| matches!(update, Update::Reclaimed { size } if size.files == 1);
@@ -281,8 +291,8 @@ async fn room_is_made_from_what_succeeded_runs_have_left() {
 async fn a_run_waits_for_room_as_long_as_others_work() {
     let fixture = Fixture::new(2).await;
     // What the first may yet write leaves no room for the second, until it has ended without.
-    let need = [(fixture.id(0), 600), (fixture.id(1), 600)].into();
-    let settings = Settings { disk_budget: Some(1000), disk_need: need, ..fixture.settings("cpu:2") };
+    let disk_need = [(fixture.id(0), need(600)), (fixture.id(1), need(600))].into();
+    let settings = Settings { disk_budget: Some(1000), disk_need, ..fixture.settings("cpu:2") };
     let session = fixture.session(&settings).await;
     assert!(session.summary.is_complete(), "{:?}", session.summary);
 }

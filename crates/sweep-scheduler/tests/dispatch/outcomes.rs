@@ -1,7 +1,7 @@
 //! How attempts end, and what follows from that.
 
 use sweep_core::event::{Event, FailureClass};
-use sweep_scheduler::{Error, Halt, Settings, Slot, Summary, Update};
+use sweep_scheduler::{Error, Halt, RetryPolicy, Settings, Slot, Summary, Update};
 use sweep_store::{Outcome, State, Store};
 use sweep_testkit::{Action, Script, id_of, sample_run, sample_run_after};
 
@@ -231,6 +231,24 @@ async fn a_program_that_is_missing_fails_runs_at_once() {
     };
     assert_eq!(failure.class, FailureClass::Configuration);
     assert!(failure.message.contains("/nonexistent/sweep"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_files_stops_the_sweep_before_it_fails_all_runs() {
+    let fixture = Fixture::new(5).await;
+    // A file where the folder of all runs should be stands for a file server that does not answer.
+    let runs = fixture.workspace.home().join("runs");
+    std::fs::write(&runs, "").unwrap();
+    let hour = std::time::Duration::from_hours(1);
+    let retry = RetryPolicy { first_delay: hour, longest_delay: hour, ..RetryPolicy::default() };
+    let settings = Settings { retry, ..fixture.settings("cpu:2") };
+    let summary = fixture.session(&settings).await.summary;
+    assert!(matches!(&summary.halted, Some(Halt::NothingStarts { .. })), "{summary:?}");
+    assert_eq!((summary.failed, summary.pending, summary.attempts), (0, 5, 0));
+    let failures = fixture.attempts(0).await;
+    assert_eq!(failures[0].failure.as_ref().unwrap().class, FailureClass::Storage);
+    std::fs::remove_file(&runs).unwrap();
+    assert!(fixture.session(&settings).await.summary.is_complete());
 }
 
 #[tokio::test]

@@ -267,7 +267,7 @@ fn remedy(facts: &Facts) -> String {
             "`execution.timeout` and `execution.stall` say how long an attempt may take"
         }
         Some(FailureClass::WorkerDied) => {
-            "its process died again and again without finishing an epoch in between; the log may say why"
+            "its process died again and again without saving a checkpoint in between; the log may say why"
         }
         Some(FailureClass::Storage | FailureClass::DiskFull) => "see to the disk first: `sweep doctor`",
         None => "",

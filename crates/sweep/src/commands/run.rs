@@ -11,10 +11,8 @@ use sweep_core::home::Home;
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_core::{Execution, Executor, Grid, SlurmOptions, Sweep};
 use sweep_scheduler::slurm::SlurmSettings;
-use sweep_scheduler::{Halt, RetryPolicy, Settings, Slot, Stop, Summary, WorkerCommand, dispatch, slurm};
+use sweep_scheduler::{Halt, RetryPolicy, Settings, Slot, Summary, WorkerCommand, dispatch, slurm};
 use sweep_store::{Reader, State, Store, SweepFile, now_ms};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use crate::cli::RunArgs;
 use crate::commands::compare;
@@ -23,6 +21,7 @@ use crate::disk::{self, Forecast, Room};
 use crate::exit::{Exit, bad_input};
 use crate::hub::Unknown;
 use crate::progress::Display;
+use crate::signals::stop_on_signals;
 use crate::size::Size;
 use crate::sweeps::{self, Loaded};
 use crate::{printer, support};
@@ -126,7 +125,7 @@ async fn carry_out(
     let Registration { sweep, grid, text } = registration;
     let runs: Vec<(RunId, &RunSpec)> = grid.runs.iter().map(|(run, spec)| (*run, spec)).collect();
     check_room(home, &runs, engine, &sweep.execution).await?;
-    let store = Store::open(home.database()).await?;
+    let store = sweep_scheduler::open(home).await?;
     let registered = store.register_sweep(&sweep.name, &text, &runs, now_ms()).await?;
     if registered.unlisted > 0 {
         printer::note(&format!(
@@ -150,7 +149,10 @@ async fn carry_out(
         home.root().display()
     ));
     let settings = Settings {
-        disk_need: open.iter().map(|(run, spec)| (*run, Size::of(spec).running())).collect(),
+        disk_need: open
+            .iter()
+            .map(|(run, spec)| (*run, Size::of(spec).need(sweep.execution.keep_checkpoints)))
+            .collect(),
         ..settings
     };
     let stop = stop_on_signals()?;
@@ -314,34 +316,6 @@ async fn reset_failed(store: &Store, grid: &Grid) -> Result<()> {
     let failed: Vec<RunId> = failed.map(|state| state.id).collect();
     store.reset(&failed, now_ms()).await?;
     Ok(())
-}
-
-/// The first SIGINT, SIGTERM or SIGHUP asks workers to save and leave, the second kills them. A signal that is ignored from
-/// outside, as SIGHUP under `nohup`, stays ignored.
-fn stop_on_signals() -> Result<watch::Receiver<Stop>> {
-    let (sender, receiver) = watch::channel(Stop::None);
-    let ignored = ignored_signals();
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    for kind in kinds.into_iter().filter(|kind| ignored & (1 << (kind.as_raw_value() - 1)) == 0) {
-        let mut stream = signal(kind).context("failed to listen for signals")?;
-        let sender = sender.clone();
-        tokio::spawn(async move {
-            while stream.recv().await.is_some() {
-                sender.send_modify(|level| {
-                    *level = if *level == Stop::None { Stop::Graceful } else { Stop::Now }
-                });
-            }
-        });
-    }
-    Ok(receiver)
-}
-
-/// Returns the signals that this process was told to ignore when it was started, a bit each; none where the system does
-/// not say.
-fn ignored_signals() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 fn in_words(summary: &Summary, sweep: &str) -> String {

@@ -31,7 +31,7 @@ pub(super) struct Follow {
     pub(super) attempt: u32,
     tail: Tail,
     fault: Option<Failure>,
-    trained: bool,
+    saved: bool,
     progressed: bool,
     succeeded: bool,
     /// Looks at which nobody was alive in it though Slurm has no task for it.
@@ -44,7 +44,7 @@ impl Follow {
             attempt,
             tail: Tail::new(events),
             fault: None,
-            trained: false,
+            saved: false,
             progressed: false,
             succeeded: false,
             deaths: 0,
@@ -53,7 +53,7 @@ impl Follow {
 
     fn hear(&mut self, records: &[Record], damage: Option<Damage>) {
         for Record { event, .. } in records {
-            self.trained |= matches!(event, Event::EpochFinished { trained_by: None, .. });
+            self.saved |= matches!(event, Event::CheckpointSaved { .. });
             self.progressed |= is_progress(event);
             self.succeeded |= *event == Event::Succeeded;
         }
@@ -61,15 +61,10 @@ impl Follow {
     }
 }
 
-/// Returns whether an event says that something is on disk that another attempt goes on from.
+/// Returns whether an event says that something is on disk that another attempt goes on from. The final model is not: every
+/// attempt that comes to it saves it anew.
 const fn is_progress(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::EpochFinished { trained_by: None, .. }
-            | Event::CheckpointSaved { .. }
-            | Event::Evaluated { .. }
-            | Event::ModelSaved { .. }
-    )
+    matches!(event, Event::CheckpointSaved { .. } | Event::Evaluated { .. })
 }
 
 /// How an attempt that is over was found to be so.
@@ -97,7 +92,8 @@ impl Controller<'_> {
 
     async fn read_on(&mut self, run: RunId) -> Result<(), Error> {
         let Some(follow) = self.follows.get_mut(&run) else { return Ok(()) };
-        let chunk = follow.tail.read();
+        let chunk = follow.tail.poll();
+        follow.tail.close();
         let attempt = follow.attempt;
         let is_damaged = chunk.damage.is_some();
         follow.hear(&chunk.records, chunk.damage);
@@ -150,7 +146,6 @@ impl Controller<'_> {
     async fn settle(&mut self, run: RunId, end: End) -> Result<(), Error> {
         let Some(mut follow) = self.follows.remove(&run) else { return Ok(()) };
         let attempt = follow.attempt;
-        follow.tail.reopen();
         let rest = follow.tail.read_to_end();
         follow.hear(&rest.records, rest.damage);
         let news = News { records: rest.records, offset: rest.offset };
@@ -159,7 +154,7 @@ impl Controller<'_> {
             End::Seen => self.ending_of_a_vanished(run, follow.fault.take()),
         };
         let standstill = if follow.progressed { None } else { self.standstill(run, attempt) };
-        let ending = Ending { trained: follow.trained, overdue: ending.overdue.or(standstill), ..ending };
+        let ending = Ending { saved: follow.saved, overdue: ending.overdue.or(standstill), ..ending };
         let settled = self.ledger.settler.settle(run, attempt, &news, &ending).await?;
         self.pass_on(run, attempt, news);
         self.crowded = false;
@@ -285,5 +280,25 @@ const fn foreign(outcome: &Outcome) -> Next {
         Outcome::Interrupted => Next::Interrupted,
         Outcome::Failed { retry: true, .. } => Next::Again(std::time::Duration::ZERO),
         Outcome::Succeeded | Outcome::Failed { .. } | Outcome::Cancelled => Next::Over,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(event: Event) -> Follow {
+        let mut follow = Follow::new(1, PathBuf::from("events.jsonl"));
+        follow.hear(&[Record { sequence: 0, time_ms: 0, event }], None);
+        follow
+    }
+
+    #[test]
+    fn what_every_attempt_does_anew_is_no_progress() {
+        let [file, digest] = ["model/model.safetensors", "d"].map(str::to_owned);
+        let model = Event::ModelSaved { file: file.clone(), digest: digest.clone(), bytes: 1 };
+        assert!(!says(model).progressed);
+        let checkpoint = Event::CheckpointSaved { epochs: 1, step: 2, file, digest, bytes: 1 };
+        assert!(says(checkpoint).progressed);
     }
 }

@@ -83,21 +83,28 @@ impl Controller<'_> {
 
     /// Takes the runs that are ready out of the queue, as many as fit on the disk.
     async fn take_ready(&mut self) -> Result<Vec<RunId>, Error> {
-        let mut at_work: Vec<RunId> = self.spots.keys().copied().collect();
+        let at_once = self.most_at_once();
+        let mut in_hand: Vec<RunId> = self.spots.keys().copied().collect();
         let mut ready = Vec::new();
         while let Some(run) = self.ledger.pop() {
-            if let Room::Short { needed, available, .. } = self.ledger.room(run, &at_work).await? {
+            if let Room::Short { needed, available, .. } = self.ledger.room(run, &in_hand, at_once).await? {
                 self.ledger.queue.put_back(run);
                 self.crowded = true;
-                if at_work.is_empty() {
+                if in_hand.is_empty() {
                     self.ledger.halt(Halt::DiskFull { needed, available });
                 }
                 break;
             }
-            at_work.push(run);
+            in_hand.push(run);
             ready.push(run);
         }
         Ok(ready)
+    }
+
+    /// Returns how many runs Slurm may let work at a time, with one more array.
+    fn most_at_once(&self) -> usize {
+        let limit = self.plan.options.array_limit.map_or(usize::MAX, |limit| limit.get() as usize);
+        limit.saturating_mul(self.arrays.len() + 1)
     }
 
     fn put_back(&mut self, runs: &[RunId]) {
