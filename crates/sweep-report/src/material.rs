@@ -6,7 +6,7 @@ use serde_json::Value;
 use sweep_core::epsilon::Epsilon;
 use sweep_core::schedule::EpsilonSchedule;
 use sweep_core::spec::{RunId, RunSpec};
-use sweep_store::{At, CurvePoint, Gate, Metric, Origin, Reader, ResultRow, SweepId, SweepRow};
+use sweep_store::{At, CurvePoint, Gate, Metric, Origin, Reader, ResultRow, State, SweepId, SweepRow};
 
 use crate::error::{Error, Result};
 use crate::fold::grouped;
@@ -135,6 +135,15 @@ impl Run {
             Onset::FivePercent => self.result.delay,
             Onset::AboveChance => self.result.delay_above_chance,
         }
+    }
+
+    /// Returns delay and final clean validation accuracy of a run that has succeeded: of others at most one is known, and a
+    /// mean over them would be one over other seeds.
+    pub fn severity(&self, onset: Onset) -> Option<(u32, f64)> {
+        if self.result.state != State::Succeeded {
+            return None;
+        }
+        Some((self.delay(onset)?, self.result.validation_clean?))
     }
 
     /// Returns the target epsilon of training in 255ths; 0 for standard fine-tuning.

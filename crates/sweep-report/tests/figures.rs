@@ -187,6 +187,21 @@ fn delays_and_severity_tell_one_story() {
 }
 
 #[test]
+fn delays_and_severity_are_of_runs_that_succeeded() {
+    let fails =
+        |spec: &sweep_core::spec::RunSpec| spec.seed == 1 && spec.target_epsilon.fraction() == (4, 255);
+    let fake = fake(PHENOMENON, MANY, |_, spec| if fails(spec) { Fate::FailsLate } else { Fate::Succeeds });
+    let drawn = draw(&fake.material());
+    let delays = figure(&drawn, "delay-over-target-epsilon").panels.iter().flat_map(series);
+    let severity = figure(&drawn, "severity-over-delay").panels.iter().flat_map(series);
+    for (delay, scatter) in delays.zip(severity) {
+        let alone = delay.points.iter().filter(|point| point.n == 1).collect::<Vec<_>>();
+        assert!(matches!(alone[..], [point] if point.x == 4.0), "{alone:?}");
+        assert!(scatter.points.iter().any(|point| point.n == 1 && point.x == alone[0].y));
+    }
+}
+
+#[test]
 fn few_classes_have_an_onset_above_chance() {
     let many = draw(&finished(PHENOMENON).material());
     let few = draw(&fake(PHENOMENON, 4, |_, _| Fate::Succeeds).material());
