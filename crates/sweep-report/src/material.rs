@@ -106,6 +106,18 @@ impl Material {
         self.runs.iter().filter(|run| !run.is_pretraining)
     }
 
+    /// Returns the standard fine-tuning that belongs to a run: same backbone, dataset and variant. One run a seed, see
+    /// [`one_a_seed`].
+    pub(crate) fn standard_of(&self, like: &Run) -> Vec<&Run> {
+        let fits = |run: &&Run| {
+            run.is_standard
+                && run.result.backbone == like.result.backbone
+                && run.result.dataset == like.result.dataset
+                && run.variant == like.variant
+        };
+        one_a_seed(self.compared().filter(fits))
+    }
+
     /// Returns which onset this report speaks of: one for all its runs.
     pub fn onset(&self) -> Onset {
         let mut classes =
@@ -150,6 +162,16 @@ impl Run {
     pub fn target(&self) -> f64 {
         if self.is_standard { 0.0 } else { self.result.target_epsilon.value() * 255.0 }
     }
+}
+
+/// Returns one of the runs that train the same, a seed: such as standard fine-tuning, which has no use for the target epsilon
+/// that it names. A mean would count their one training several times. Taken is the first that has succeeded, if any has.
+pub(crate) fn one_a_seed<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Vec<&'a Run> {
+    let best = |(_, runs): (u64, Vec<&'a Run>)| {
+        let succeeded = runs.iter().find(|run| run.result.state == State::Succeeded);
+        succeeded.or(runs.first()).copied()
+    };
+    grouped(runs, |run| run.result.seed).into_iter().filter_map(best).collect()
 }
 
 fn by_run<T>(points: Vec<T>, run: impl Fn(&T) -> RunId) -> HashMap<RunId, Vec<T>> {

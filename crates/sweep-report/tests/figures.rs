@@ -201,6 +201,26 @@ fn delays_and_severity_are_of_runs_that_succeeded() {
     }
 }
 
+/// Standard fine-tuning is in the grid once for every target epsilon, which it has no use for.
+#[test]
+fn standard_fine_tuning_counts_once_a_seed() {
+    let (grid, rest) = PHENOMENON.split_once("exclude:").unwrap();
+    let backbones = &rest[rest.find("backbones:").unwrap()..];
+    let yaml = format!("{}{backbones}", grid.replace("[0, 2/255", "[2/255"));
+    let material = finished(&yaml).material();
+    assert_eq!(material.runs.iter().filter(|run| run.is_standard).count(), 2 * 3 * 3 * 2);
+    let drawn = draw(&material);
+    for figure in drawn.figures.iter().filter(|figure| figure.name != "schedules") {
+        for series in
+            figure.panels.iter().filter(|panel| matches!(panel.body, Body::Lines { .. })).flat_map(series)
+        {
+            assert!(series.points.iter().all(|point| point.n == 2), "{}: {}", figure.name, series.label);
+        }
+    }
+    let html = page(&material, &drawn).unwrap();
+    assert!(section(&html, "results").contains("Means over 2 seeds."));
+}
+
 #[test]
 fn few_classes_have_an_onset_above_chance() {
     let many = draw(&finished(PHENOMENON).material());
