@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 use sweep_core::epsilon::Epsilon;
-use sweep_core::schedule::EpsilonSchedule;
+use sweep_core::schedule::{EpsilonSchedule, Granularity};
 use sweep_core::spec::{RunId, RunSpec};
 use sweep_store::{At, CurvePoint, Gate, Metric, Origin, Reader, ResultRow, State, SweepId, SweepRow};
 
@@ -43,8 +43,8 @@ pub struct Run {
     /// What sets it apart from runs of the same backbone, dataset, target epsilon and schedule, beside the seed: such as
     /// `batch_size=64`; empty where nothing does.
     pub variant: String,
-    /// First epoch of the ramp and first epoch at the target (the paper's T1 and T2), of schedules that are a ramp.
-    pub ramp: Option<(u32, u32)>,
+    /// The ramp, of schedules that are one.
+    pub ramp: Option<Ramp>,
     /// Validation after every epoch.
     pub curve: Vec<CurvePoint>,
     /// Accuracy on the test split by radius, fractions.
@@ -55,6 +55,17 @@ pub struct Run {
     pub is_pretraining: bool,
     /// Whether its radius is always 0: standard fine-tuning.
     pub is_standard: bool,
+}
+
+/// A ramp by its ends, as the paper's ablation (Table 7) speaks of schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ramp {
+    /// First epoch of the ramp, the paper's T1.
+    pub start: u32,
+    /// First epoch at the target, the paper's T2.
+    pub end: u32,
+    /// How often epsilon changes on the way; `None` where there is no way.
+    pub per: Option<Granularity>,
 }
 
 /// Which validation accuracy counts as the onset of learning.
@@ -178,15 +189,16 @@ fn by_run<T>(points: Vec<T>, run: impl Fn(&T) -> RunId) -> HashMap<RunId, Vec<T>
     grouped(points, run).into_iter().collect()
 }
 
-/// Returns T1 and T2 of the schedules that the paper's ablation (Table 7) speaks of.
-const fn ramp(schedule: &EpsilonSchedule) -> Option<(u32, u32)> {
-    match schedule {
-        EpsilonSchedule::Fixed => Some((0, 0)),
-        EpsilonSchedule::Ramp { start, end, .. } => Some((*start, *end)),
-        EpsilonSchedule::Warmup { end, .. } => Some((0, *end)),
-        EpsilonSchedule::Step { start } => Some((*start, *start)),
-        _ => None,
-    }
+/// Returns the ramp that a schedule is; steps and fixed epsilon are ramps without length.
+fn ramp(schedule: &EpsilonSchedule) -> Option<Ramp> {
+    let (start, end, per) = match schedule {
+        EpsilonSchedule::Fixed => (0, 0, None),
+        EpsilonSchedule::Ramp { start, end, per } => (*start, *end, Some(*per)),
+        EpsilonSchedule::Warmup { end, per } => (0, *end, Some(*per)),
+        EpsilonSchedule::Step { start } => (*start, *start, None),
+        _ => return None,
+    };
+    Some(Ramp { start, end, per: per.filter(|_| start < end) })
 }
 
 /// Returns for every run what sets it apart within its cell: the entries of its specification, other than names and seed,

@@ -210,7 +210,7 @@ fn standard_fine_tuning_counts_once_a_seed() {
     let material = finished(&yaml).material();
     assert_eq!(material.runs.iter().filter(|run| run.is_standard).count(), 2 * 3 * 3 * 2);
     let drawn = draw(&material);
-    for figure in drawn.figures.iter().filter(|figure| figure.name != "schedules") {
+    for figure in &drawn.figures {
         for series in
             figure.panels.iter().filter(|panel| matches!(panel.body, Body::Lines { .. })).flat_map(series)
         {
@@ -245,6 +245,49 @@ fn the_ablation_is_a_map_of_both_ends() {
 }
 
 #[test]
+fn ramps_by_epoch_and_by_step_have_maps_of_their_own() {
+    let more = "    - {kind: step, start: 3}\n    - {kind: ramp, start: 3, end: 9, per: step}\n";
+    let material = finished(&ABLATION.replace("    - {kind: step, start: 3}\n", more)).material();
+    let drawn = draw(&material);
+    let [by_epoch, by_step] = &figure(&drawn, "ablation").panels[..] else { panic!("two maps") };
+    assert_eq!([&*by_epoch.title, &*by_step.title], ["a, shapes, 4/255", "a, shapes, 4/255, per step"]);
+    let schedule = |panel: &Panel, row: usize, column: usize| {
+        let Body::Heat { cells, .. } = &panel.body else { panic!("a map") };
+        let run = cells[row][column].unwrap().run;
+        material.runs.iter().find(|other| other.result.id == run).unwrap().schedule().to_owned()
+    };
+    assert_eq!([schedule(by_epoch, 0, 0), schedule(by_epoch, 1, 2)], ["fixed", "ramp 3-9"]);
+    assert_eq!([schedule(by_step, 0, 0), schedule(by_step, 1, 2)], ["fixed", "ramp 3-9 per step"]);
+}
+
+#[test]
+fn radii_that_training_finds_are_drawn_where_it_found_them() {
+    let auto = "{kind: auto, patience: 2, end: 12}";
+    let yaml = PHENOMENON.replace("{kind: fixed}", auto);
+    let material = finished(&yaml).material();
+    let drawn = draw(&material);
+    let panels = &figure(&drawn, "schedules").panels;
+    // One a target for the ramp; and one a target, backbone and dataset for what each of them found.
+    assert_eq!(panels.len(), 3 + 3 * 2 * 3);
+    for run in
+        material.runs.iter().filter(|run| run.schedule().starts_with("ramp auto") && run.target() == 8.0)
+    {
+        let title = format!("target epsilon 8/255, {}, {}", run.subject(), run.result.dataset);
+        let panel = panels.iter().find(|panel| panel.title == title).unwrap();
+        let [found] = series(panel) else { panic!("the ramp of a fixed beginning is elsewhere") };
+        let alike = material.runs.iter().filter(|other| {
+            (other.subject(), &other.result.dataset, other.schedule(), other.target())
+                == (run.subject(), &run.result.dataset, run.schedule(), run.target())
+        });
+        let sums = alike.fold([0.0; 12], |mut sums, run| {
+            run.curve.iter().zip(&mut sums).for_each(|(point, sum)| *sum += point.epsilon * 255.0);
+            sums
+        });
+        assert!(found.points.iter().zip(sums).all(|(point, sum)| (point.y - sum / 2.0).abs() < 1e-9));
+    }
+}
+
+#[test]
 fn an_unfinished_sweep_draws_what_it_has() {
     let drawn = draw(&fake(PHENOMENON, MANY, |_, _| Fate::Waits).material());
     assert!(drawn.figures.is_empty());
@@ -266,9 +309,7 @@ fn what_differs_beside_the_seed_is_never_averaged() {
     let drawn = draw(&material);
     for figure in &drawn.figures {
         for panel in &figure.panels {
-            if let Body::Lines { series, .. } = &panel.body
-                && figure.name != "schedules"
-            {
+            if let Body::Lines { series, .. } = &panel.body {
                 assert!(
                     series.iter().flat_map(|series| &series.points).all(|point| point.n <= 2),
                     "{}",
