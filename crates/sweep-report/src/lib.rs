@@ -38,5 +38,5 @@ pub use filter::Condition;
 pub use folder::{Form, Written, write};
 pub use html::page;
 pub use key::{Key, Value};
-pub use material::{Material, Onset, Run as ReportedRun};
+pub use material::{Material, Onset, Ramp, Run as ReportedRun};
 pub use runs::{Column, Run, Runs};

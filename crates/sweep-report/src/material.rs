@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 use sweep_core::epsilon::Epsilon;
-use sweep_core::schedule::EpsilonSchedule;
+use sweep_core::schedule::{EpsilonSchedule, Granularity};
 use sweep_core::spec::{RunId, RunSpec};
-use sweep_store::{At, CurvePoint, Gate, Metric, Origin, Reader, ResultRow, SweepId, SweepRow};
+use sweep_store::{At, CurvePoint, Gate, Metric, Origin, Reader, ResultRow, State, SweepId, SweepRow};
 
 use crate::error::{Error, Result};
 use crate::fold::grouped;
@@ -43,8 +43,8 @@ pub struct Run {
     /// What sets it apart from runs of the same backbone, dataset, target epsilon and schedule, beside the seed: such as
     /// `batch_size=64`; empty where nothing does.
     pub variant: String,
-    /// First epoch of the ramp and first epoch at the target (the paper's T1 and T2), of schedules that are a ramp.
-    pub ramp: Option<(u32, u32)>,
+    /// The ramp, of schedules that are one.
+    pub ramp: Option<Ramp>,
     /// Validation after every epoch.
     pub curve: Vec<CurvePoint>,
     /// Accuracy on the test split by radius, fractions.
@@ -55,6 +55,17 @@ pub struct Run {
     pub is_pretraining: bool,
     /// Whether its radius is always 0: standard fine-tuning.
     pub is_standard: bool,
+}
+
+/// A ramp by its ends, as the paper's ablation (Table 7) speaks of schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ramp {
+    /// First epoch of the ramp, the paper's T1.
+    pub start: u32,
+    /// First epoch at the target, the paper's T2.
+    pub end: u32,
+    /// How often epsilon changes on the way; `None` where there is no way.
+    pub per: Option<Granularity>,
 }
 
 /// Which validation accuracy counts as the onset of learning.
@@ -106,6 +117,18 @@ impl Material {
         self.runs.iter().filter(|run| !run.is_pretraining)
     }
 
+    /// Returns the standard fine-tuning that belongs to a run: same backbone, dataset and variant. One run a seed, see
+    /// [`one_a_seed`].
+    pub(crate) fn standard_of(&self, like: &Run) -> Vec<&Run> {
+        let fits = |run: &&Run| {
+            run.is_standard
+                && run.result.backbone == like.result.backbone
+                && run.result.dataset == like.result.dataset
+                && run.variant == like.variant
+        };
+        one_a_seed(self.compared().filter(fits))
+    }
+
     /// Returns which onset this report speaks of: one for all its runs.
     pub fn onset(&self) -> Onset {
         let mut classes =
@@ -137,25 +160,45 @@ impl Run {
         }
     }
 
+    /// Returns delay and final clean validation accuracy of a run that has succeeded: of others at most one is known, and a
+    /// mean over them would be one over other seeds.
+    pub fn severity(&self, onset: Onset) -> Option<(u32, f64)> {
+        if self.result.state != State::Succeeded {
+            return None;
+        }
+        Some((self.delay(onset)?, self.result.validation_clean?))
+    }
+
     /// Returns the target epsilon of training in 255ths; 0 for standard fine-tuning.
     pub fn target(&self) -> f64 {
         if self.is_standard { 0.0 } else { self.result.target_epsilon.value() * 255.0 }
     }
 }
 
+/// Returns one of the runs that train the same, a seed: such as standard fine-tuning, which has no use for the target epsilon
+/// that it names. A mean would count their one training several times. Taken is the first that has succeeded, if any has.
+pub(crate) fn one_a_seed<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Vec<&'a Run> {
+    let best = |(_, runs): (u64, Vec<&'a Run>)| {
+        let succeeded = runs.iter().find(|run| run.result.state == State::Succeeded);
+        succeeded.or(runs.first()).copied()
+    };
+    grouped(runs, |run| run.result.seed).into_iter().filter_map(best).collect()
+}
+
 fn by_run<T>(points: Vec<T>, run: impl Fn(&T) -> RunId) -> HashMap<RunId, Vec<T>> {
     grouped(points, run).into_iter().collect()
 }
 
-/// Returns T1 and T2 of the schedules that the paper's ablation (Table 7) speaks of.
-const fn ramp(schedule: &EpsilonSchedule) -> Option<(u32, u32)> {
-    match schedule {
-        EpsilonSchedule::Fixed => Some((0, 0)),
-        EpsilonSchedule::Ramp { start, end, .. } => Some((*start, *end)),
-        EpsilonSchedule::Warmup { end, .. } => Some((0, *end)),
-        EpsilonSchedule::Step { start } => Some((*start, *start)),
-        _ => None,
-    }
+/// Returns the ramp that a schedule is; steps and fixed epsilon are ramps without length.
+fn ramp(schedule: &EpsilonSchedule) -> Option<Ramp> {
+    let (start, end, per) = match schedule {
+        EpsilonSchedule::Fixed => (0, 0, None),
+        EpsilonSchedule::Ramp { start, end, per } => (*start, *end, Some(*per)),
+        EpsilonSchedule::Warmup { end, per } => (0, *end, Some(*per)),
+        EpsilonSchedule::Step { start } => (*start, *start, None),
+        _ => return None,
+    };
+    Some(Ramp { start, end, per: per.filter(|_| start < end) })
 }
 
 /// Returns for every run what sets it apart within its cell: the entries of its specification, other than names and seed,

@@ -21,11 +21,12 @@ const DEFAULTS: [(&str, &str); 3] =
 pub(crate) const OPTIONAL: [&str; 4] = ["clip_norm", "ema", "objective", "precision"];
 
 /// What a specification says besides what changes the result: names, places, and what fits a device.
-const NO_IDENTITY: [&str; 6] = [
+const NO_IDENTITY: [&str; 7] = [
     "backbone.name",
     "backbone.weights.path",
     "backbone.weights.run",
     "dataset.name",
+    "dataset.source.folder",
     "dataset.source.path",
     "micro_batch_size",
 ];
@@ -215,5 +216,13 @@ mod tests {
         };
         assert_eq!(of("a", "here", "1"), of("b", "there", "1"));
         assert_ne!(of("a", "here", "1"), of("a", "here", "2"));
+        let of = |folder: &str, revision: &str| {
+            let source = format!(r#"{{"kind":"hub","revision":"{revision}","folder":"{folder}"}}"#);
+            let text =
+                format!(r#"{{"name":"d","definition":{{"source":{source},"expected":{{"test":9}}}}}}"#);
+            Member::read("dataset", Some(&text)).unwrap().identity(|_| false)
+        };
+        assert_eq!(of("here", "1"), of("there", "1"));
+        assert_ne!(of("here", "1"), of("here", "2"));
     }
 }

@@ -102,17 +102,55 @@ pub fn summary(values: &[f64]) -> Option<Summary> {
     Some(Summary { mean, standard_deviation, n })
 }
 
+impl Summary {
+    /// Returns how far the interval (Student's) of the mean behind the numbers reaches on either side of theirs; `None` for
+    /// fewer than two, and where they are all equal.
+    pub fn reach(&self) -> Option<f64> {
+        let deviation = self.standard_deviation.filter(|deviation| *deviation > SAME * self.mean.abs())?;
+        Some(t_quantile(self.n - 1)? * deviation / (self.n as f64).sqrt())
+    }
+}
+
 /// Returns Wilson's interval for the probability behind a fraction of `total` trials: unlike the usual approximation it
 /// stays within [0, 1] and holds near its ends. `None` without trials.
 pub fn wilson(fraction: f64, total: u32) -> Option<Interval> {
-    if total == 0 {
-        return None;
-    }
-    let n = f64::from(total);
+    (total > 0).then(|| wilson_of(fraction, total.into()))
+}
+
+/// Returns Wilson's interval for the fraction of a population, of which `drawn` were drawn without returning them. The
+/// finite-population correction makes so much more of the draws; where all were drawn, nothing is uncertain. `None` without
+/// draws.
+pub fn wilson_of_draws(fraction: f64, drawn: u32, population: u32) -> Option<Interval> {
+    let left = f64::from(population.checked_sub(drawn)?);
+    (drawn > 0).then(|| wilson_of(fraction, f64::from(drawn) * f64::from(population - 1) / left))
+}
+
+/// Of as many trials as may be, also no whole number and infinitely many.
+fn wilson_of(fraction: f64, n: f64) -> Interval {
     let z2 = Z * Z / n;
     let middle = (fraction + z2 / 2.0) / (1.0 + z2);
     let half = Z / (1.0 + z2) * (fraction * (1.0 - fraction) / n + z2 / (4.0 * n)).sqrt();
-    Some(Interval { low: (middle - half).max(0.0), high: (middle + half).min(1.0) })
+    Interval { low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
+}
+
+/// Returns the interval of `first - second`, two fractions with intervals of their own, the first of which also varies by
+/// `spread` on either side. All are independent, so the squares of what they reach add up (Newcombe 1998, method 10, for two
+/// fractions; Zou and Donner 2008 for any number of terms).
+pub fn of_difference(first: (f64, Interval), second: (f64, Interval), spread: f64) -> Interval {
+    let below = |(value, interval): (f64, Interval)| (value - interval.low).max(0.0);
+    let above = |(value, interval): (f64, Interval)| (interval.high - value).max(0.0);
+    let reach = |first: f64, second: f64| first.hypot(second).hypot(spread);
+    let difference = first.0 - second.0;
+    Interval {
+        low: difference - reach(below(first), above(second)),
+        high: difference + reach(above(first), below(second)),
+    }
+}
+
+/// Returns the two-sided quantile of Student's distribution at [`CONFIDENCE`].
+fn t_quantile(degrees_of_freedom: usize) -> Option<f64> {
+    let distribution = StudentsT::new(0.0, 1.0, degrees_of_freedom as f64).ok()?;
+    Some(distribution.inverse_cdf(f64::midpoint(1.0, CONFIDENCE)))
 }
 
 /// Counts the signs of differences; what is rounding beside the largest counts as 0.
@@ -139,7 +177,7 @@ pub fn paired_t(differences: &[f64]) -> Option<TTest> {
     let degrees_of_freedom = n - 1;
     let distribution = StudentsT::new(0.0, 1.0, degrees_of_freedom as f64).ok()?;
     let t = mean / error;
-    let reach = distribution.inverse_cdf(f64::midpoint(1.0, CONFIDENCE)) * error;
+    let reach = t_quantile(degrees_of_freedom)? * error;
     Some(TTest {
         t,
         degrees_of_freedom,
@@ -359,6 +397,48 @@ mod tests {
             );
         }
         assert_eq!(wilson(0.5, 0), None);
+    }
+
+    #[test]
+    fn draws_from_a_population_say_more_about_it() {
+        assert_eq!(wilson_of_draws(0.3, 0, 10), None);
+        assert_eq!(wilson_of_draws(0.3, 11, 10), None);
+        assert_eq!(wilson_of_draws(0.3, 10, 10), Some(Interval { low: 0.3, high: 0.3 }));
+        // 1,000 of 3,333 are worth 1000 · 3332 / 2333 of endlessly many.
+        let found = wilson_of_draws(0.6, 1_000, 3_333).unwrap();
+        let expected = wilson_of(0.6, 3_332_000.0 / 2_333.0);
+        assert!(
+            (found.low - expected.low).abs() < TOLERANCE && (found.high - expected.high).abs() < TOLERANCE
+        );
+    }
+
+    /// Expected: Newcombe (1998), Table II, method 10, of the differences 56/70 - 48/80, 9/10 - 3/10 and 10/10 - 0/20.
+    #[test]
+    fn differences_of_newcombe() {
+        let cases = [
+            ((56, 70), (48, 80), (0.0524, 0.3339)),
+            ((9, 10), (3, 10), (0.1705, 0.8090)),
+            ((10, 10), (0, 20), (0.6791, 1.0)),
+        ];
+        for (first, second, (low, high)) in cases {
+            let of = |(correct, total): (u32, u32)| {
+                let fraction = f64::from(correct) / f64::from(total);
+                (fraction, wilson(fraction, total).unwrap())
+            };
+            let found = of_difference(of(first), of(second), 0.0);
+            // As many digits as are printed there.
+            assert!((found.low - low).abs() < 5e-5 && (found.high - high).abs() < 5e-5, "{found:?}");
+        }
+    }
+
+    /// Expected: the reach of SciPy's intervals above.
+    #[test]
+    fn a_mean_reaches_as_far_as_its_t_test_says() {
+        let of = |values: &[f64]| summary(values).unwrap().reach();
+        assert!(close(of(&[0.5, 1.5]).unwrap(), 6.353_102_368_087_347));
+        assert_eq!([of(&[0.5]), of(&[0.5, 0.5])], [None, None]);
+        let same = Interval { low: 0.5, high: 0.5 };
+        assert_eq!(of_difference((0.5, same), (0.5, same), 0.25), Interval { low: -0.25, high: 0.25 });
     }
 
     proptest! {

@@ -187,6 +187,41 @@ fn delays_and_severity_tell_one_story() {
 }
 
 #[test]
+fn delays_and_severity_are_of_runs_that_succeeded() {
+    let fails =
+        |spec: &sweep_core::spec::RunSpec| spec.seed == 1 && spec.target_epsilon.fraction() == (4, 255);
+    let fake = fake(PHENOMENON, MANY, |_, spec| if fails(spec) { Fate::FailsLate } else { Fate::Succeeds });
+    let drawn = draw(&fake.material());
+    let delays = figure(&drawn, "delay-over-target-epsilon").panels.iter().flat_map(series);
+    let severity = figure(&drawn, "severity-over-delay").panels.iter().flat_map(series);
+    for (delay, scatter) in delays.zip(severity) {
+        let alone = delay.points.iter().filter(|point| point.n == 1).collect::<Vec<_>>();
+        assert!(matches!(alone[..], [point] if point.x == 4.0), "{alone:?}");
+        assert!(scatter.points.iter().any(|point| point.n == 1 && point.x == alone[0].y));
+    }
+}
+
+/// Standard fine-tuning is in the grid once for every target epsilon, which it has no use for.
+#[test]
+fn standard_fine_tuning_counts_once_a_seed() {
+    let (grid, rest) = PHENOMENON.split_once("exclude:").unwrap();
+    let backbones = &rest[rest.find("backbones:").unwrap()..];
+    let yaml = format!("{}{backbones}", grid.replace("[0, 2/255", "[2/255"));
+    let material = finished(&yaml).material();
+    assert_eq!(material.runs.iter().filter(|run| run.is_standard).count(), 2 * 3 * 3 * 2);
+    let drawn = draw(&material);
+    for figure in &drawn.figures {
+        for series in
+            figure.panels.iter().filter(|panel| matches!(panel.body, Body::Lines { .. })).flat_map(series)
+        {
+            assert!(series.points.iter().all(|point| point.n == 2), "{}: {}", figure.name, series.label);
+        }
+    }
+    let html = page(&material, &drawn).unwrap();
+    assert!(section(&html, "results").contains("Means over 2 seeds."));
+}
+
+#[test]
 fn few_classes_have_an_onset_above_chance() {
     let many = draw(&finished(PHENOMENON).material());
     let few = draw(&fake(PHENOMENON, 4, |_, _| Fate::Succeeds).material());
@@ -207,6 +242,49 @@ fn the_ablation_is_a_map_of_both_ends() {
     assert_eq!(filled, [[true, true, true, false], [false, true, true, true]]);
     let first = drawn.omitted.iter().find(|omitted| omitted.reference == "Figure 1").unwrap();
     assert!(first.reason.contains("two target epsilons"), "{}", first.reason);
+}
+
+#[test]
+fn ramps_by_epoch_and_by_step_have_maps_of_their_own() {
+    let more = "    - {kind: step, start: 3}\n    - {kind: ramp, start: 3, end: 9, per: step}\n";
+    let material = finished(&ABLATION.replace("    - {kind: step, start: 3}\n", more)).material();
+    let drawn = draw(&material);
+    let [by_epoch, by_step] = &figure(&drawn, "ablation").panels[..] else { panic!("two maps") };
+    assert_eq!([&*by_epoch.title, &*by_step.title], ["a, shapes, 4/255", "a, shapes, 4/255, per step"]);
+    let schedule = |panel: &Panel, row: usize, column: usize| {
+        let Body::Heat { cells, .. } = &panel.body else { panic!("a map") };
+        let run = cells[row][column].unwrap().run;
+        material.runs.iter().find(|other| other.result.id == run).unwrap().schedule().to_owned()
+    };
+    assert_eq!([schedule(by_epoch, 0, 0), schedule(by_epoch, 1, 2)], ["fixed", "ramp 3-9"]);
+    assert_eq!([schedule(by_step, 0, 0), schedule(by_step, 1, 2)], ["fixed", "ramp 3-9 per step"]);
+}
+
+#[test]
+fn radii_that_training_finds_are_drawn_where_it_found_them() {
+    let auto = "{kind: auto, patience: 2, end: 12}";
+    let yaml = PHENOMENON.replace("{kind: fixed}", auto);
+    let material = finished(&yaml).material();
+    let drawn = draw(&material);
+    let panels = &figure(&drawn, "schedules").panels;
+    // One a target for the ramp; and one a target, backbone and dataset for what each of them found.
+    assert_eq!(panels.len(), 3 + 3 * 2 * 3);
+    for run in
+        material.runs.iter().filter(|run| run.schedule().starts_with("ramp auto") && run.target() == 8.0)
+    {
+        let title = format!("target epsilon 8/255, {}, {}", run.subject(), run.result.dataset);
+        let panel = panels.iter().find(|panel| panel.title == title).unwrap();
+        let [found] = series(panel) else { panic!("the ramp of a fixed beginning is elsewhere") };
+        let alike = material.runs.iter().filter(|other| {
+            (other.subject(), &other.result.dataset, other.schedule(), other.target())
+                == (run.subject(), &run.result.dataset, run.schedule(), run.target())
+        });
+        let sums = alike.fold([0.0; 12], |mut sums, run| {
+            run.curve.iter().zip(&mut sums).for_each(|(point, sum)| *sum += point.epsilon * 255.0);
+            sums
+        });
+        assert!(found.points.iter().zip(sums).all(|(point, sum)| (point.y - sum / 2.0).abs() < 1e-9));
+    }
 }
 
 #[test]
@@ -231,9 +309,7 @@ fn what_differs_beside_the_seed_is_never_averaged() {
     let drawn = draw(&material);
     for figure in &drawn.figures {
         for panel in &figure.panels {
-            if let Body::Lines { series, .. } = &panel.body
-                && figure.name != "schedules"
-            {
+            if let Body::Lines { series, .. } = &panel.body {
                 assert!(
                     series.iter().flat_map(|series| &series.points).all(|point| point.n <= 2),
                     "{}",

@@ -4,6 +4,7 @@
 use std::str::FromStr;
 
 use proptest::prelude::*;
+use sweep_core::dataset::{DatasetSource, Decoding};
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::FailureClass;
 use sweep_core::metrics::Count;
@@ -177,6 +178,29 @@ fn rows_are_the_keys_it_takes() {
     assert_eq!(varying(vec![base(), spec("r", RAMP, 0), epochs]), "backbone,epochs");
     let renamed = with(&|spec| spec.backbone.definition.normalization.std = [0.1; 3]);
     assert_eq!(varying(vec![base(), renamed]), "backbone.normalization.std", "one name, two networks");
+}
+
+#[test]
+fn copies_of_a_dataset_in_two_places_are_one_dataset() {
+    let at = |folder: &str, schedule, seed| {
+        let mut spec = spec("vit", schedule, seed);
+        spec.dataset.definition.source = DatasetSource::Hub {
+            repository: "some/birds".to_owned(),
+            revision: "a".repeat(40),
+            config: None,
+            image_column: "image".to_owned(),
+            label_column: "label".to_owned(),
+            folder: Some(folder.into()),
+            decoding: Decoding::default(),
+        };
+        spec
+    };
+    let all = [at("/a", RAMP, 0), at("/b", RAMP, 1), at("/b", EpsilonSchedule::Fixed, 0)];
+    let all = runs(all.iter().map(|spec| run(spec, 40)).collect());
+    let table = usual(&all);
+    assert_eq!((table.rows.len(), names(&table.row_keys)), (1, vec![]));
+    assert_eq!(table.rows[0].cells[0].numbers[0].summary.unwrap().n, 2, "both seeds of the ramp");
+    assert_eq!(pairs(&all, &pairing(), &[], Seeds::Folded).unwrap().pairs.len(), 1);
 }
 
 #[test]

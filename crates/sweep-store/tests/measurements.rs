@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Home, NOW, complete, epoch, evaluated, loaded, model, records, spec, started, succeeded};
+use sweep_core::dataset::{DatasetSource, Decoding, ExpectedCounts};
 use sweep_core::epsilon::Epsilon;
 use sweep_core::event::{Event, Record};
 use sweep_core::metrics::pearson;
@@ -179,4 +180,31 @@ async fn severity_has_a_point_for_every_target_and_standard_fine_tuning() {
     assert!((fixed.correlation.unwrap() - expected).abs() < 1e-12);
     assert!(expected < -0.9);
     assert_eq!(series[1].correlation, None);
+}
+
+#[tokio::test]
+async fn a_recipe_is_the_same_wherever_its_images_lie() {
+    let home = Home::new().await;
+    let at = |folder: &str, expected, mut spec: RunSpec| {
+        spec.dataset.definition.source = DatasetSource::Hub {
+            repository: "some/birds".to_owned(),
+            revision: "a".repeat(40),
+            config: None,
+            image_column: "image".to_owned(),
+            label_column: "label".to_owned(),
+            folder: Some(folder.into()),
+            decoding: Decoding::default(),
+        };
+        spec.dataset.definition.expected = expected;
+        spec
+    };
+    let counts = ExpectedCounts { classes: 4, train: 64, validation: 8, test: 32 };
+    finished(&home, &at("/a", None, standard(0)), 30, 1).await;
+    let run = finished(&home, &at("/b", None, robust(0, 2)), 20, 2).await;
+    finished(&home, &at("/b", Some(counts), robust(0, 4)), 10, 3).await;
+
+    let result = home.store.reader().result_of(run).await.unwrap().unwrap();
+    assert_eq!(result.clean_drop, Some(10.0 / 32.0));
+    let series = home.store.reader().severity().await.unwrap();
+    assert_eq!(series.iter().map(|one| one.points.len()).collect::<Vec<_>>(), [3]);
 }

@@ -344,7 +344,7 @@ pub(crate) struct CompareArgs {
     #[arg(long, requires = "pair")]
     pub(crate) each_seed: bool,
 
-    /// Lay the runs beside the published numbers of the paper, where model, dataset, epsilon and schedule agree.
+    /// Lay the runs beside the published numbers of the paper, where model, dataset, objective, epsilon and schedule agree.
     #[arg(long)]
     pub(crate) paper: bool,
 

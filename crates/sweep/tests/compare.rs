@@ -226,7 +226,10 @@ fn the_papers_runs_agree_with_the_paper() {
         // Half an image of the smallest split: 0.05 points of one accuracy, shared by the four steps of expected robustness;
         // clean and robust accuracy are published as whole images.
         let tolerance = if line["metric"] == "expected_robustness" { 0.05 / 4.0 } else { 0.005 };
-        assert!(!is_own || difference.abs() <= tolerance && line["within"] == true, "{line}");
+        assert!(!is_own || difference.abs() <= tolerance, "{line}");
+        // With one seed, nothing is known where both measure on the whole official test split.
+        let is_drawn = line["dataset"] != "cub" && line["dataset"] != "dogs";
+        assert!(!is_own || line["within"] == if is_drawn { true.into() } else { Value::Null }, "{line}");
     }
     // The paper has two runs of this configuration: 13.20 in Table 2, 6.50 in Tables 6 and 7.
     let cars: Vec<&Value> = lines

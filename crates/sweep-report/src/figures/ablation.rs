@@ -1,10 +1,12 @@
 //! Expected robustness over the two ends of the ramp, T1 and T2 (paper, Table 7).
 
+use sweep_core::schedule::Granularity;
+
 use super::shared::{percent, radius};
 use super::{Plan, Reason};
 use crate::chart::{Body, Cell, Figure, Panel};
 use crate::fold::{Spread, grouped};
-use crate::material::{Material, Run};
+use crate::material::{Material, Ramp, Run, one_a_seed};
 
 pub(super) const PLAN: Plan = Plan {
     reference: "Table 7",
@@ -26,9 +28,8 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
     let key = |run: &&Run| (run.subject(), run.result.dataset.clone(), run.target().to_bits());
     let maps: Vec<Map> = grouped(ramps, key)
         .into_iter()
-        .map(|((subject, dataset, target), runs)| Map {
-            title: format!("{subject}, {dataset}, {}", radius(f64::from_bits(target))),
-            cells: cells(runs),
+        .flat_map(|((subject, dataset, target), runs)| {
+            maps(&format!("{subject}, {dataset}, {}", radius(f64::from_bits(target))), &runs)
         })
         .filter(|map| {
             ends(map, first).len() >= LEAST && ends(map, last).len() >= LEAST && map.cells.len() > LEAST
@@ -48,17 +49,29 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
     })
 }
 
-/// A run with a ramp, its ends, and its expected robustness.
-type Measured<'a> = ((u32, u32), &'a Run, f64);
-
-fn cells(runs: Vec<&Run>) -> Vec<((u32, u32), Cell)> {
-    let with_value =
-        runs.into_iter().filter_map(|run| Some((run.ramp?, run, run.result.expected_robustness?)));
-    let cell = |(ramp, runs): ((u32, u32), Vec<Measured<'_>>)| {
-        let value = percent(Spread::of(runs.iter().map(|(_, _, value)| *value))?.mean);
-        Some((ramp, Cell { value, run: runs[0].1.result.id }))
+/// Returns a map for ramps whose epsilon changes with every epoch, and another for those where it does with every step. What
+/// has no ramp between its ends is in both.
+fn maps(title: &str, runs: &[&Run]) -> Vec<Map> {
+    let map = |(per, ending): (Granularity, &str)| {
+        let ramps = || runs.iter().filter_map(|run| Some((run.ramp?, *run)));
+        let is_own = |ramp: &Ramp| ramp.per.is_none_or(|other| other == per);
+        ramps().any(|(ramp, _)| ramp.per == Some(per)).then(|| Map {
+            title: format!("{title}{ending}"),
+            cells: cells(ramps().filter(|(ramp, _)| is_own(ramp))),
+        })
     };
-    grouped(with_value, |(ramp, _, _)| *ramp).into_iter().filter_map(cell).collect()
+    [(Granularity::Epoch, ""), (Granularity::Step, ", per step")].into_iter().filter_map(map).collect()
+}
+
+fn cells<'a>(runs: impl Iterator<Item = (Ramp, &'a Run)>) -> Vec<((u32, u32), Cell)> {
+    let with_value = runs.filter(|(_, run)| run.result.expected_robustness.is_some());
+    let cell = |(ends, runs): ((u32, u32), Vec<(Ramp, &Run)>)| {
+        // One training may go by two names, such as `warmup 12` and `ramp 0-12`.
+        let runs = one_a_seed(runs.into_iter().map(|(_, run)| run));
+        let value = percent(Spread::of(runs.iter().filter_map(|run| run.result.expected_robustness))?.mean);
+        Some((ends, Cell { value, run: runs[0].result.id }))
+    };
+    grouped(with_value, |(ramp, _)| (ramp.start, ramp.end)).into_iter().filter_map(cell).collect()
 }
 
 const fn first(ramp: (u32, u32)) -> u32 {

@@ -1,7 +1,7 @@
 //! Test accuracy over the radius of the attack, a panel a configuration (paper, Figure 4). The shaded area up to the target,
 //! divided by the target, is the expected robustness.
 
-use super::shared::{Names, fold, largest, percent, radius, schedules, standard_of};
+use super::shared::{Names, fold, largest, percent, radius, schedules};
 use super::{Plan, Reason};
 use crate::chart::{Axis, Body, Figure, Panel, Series, Style, Swatch, Trace};
 use crate::fold::{Spread, grouped};
@@ -58,7 +58,7 @@ fn settings(material: &Material) -> Vec<Setting<'_>> {
     grouped(robust, key)
         .into_iter()
         .map(|((subject, dataset, target), mut runs)| {
-            let standard = standard_of(material, runs[0]);
+            let standard = material.standard_of(runs[0]);
             runs.extend(standard);
             let target = f64::from_bits(target);
             Setting {

@@ -1,6 +1,6 @@
 //! Clean test accuracy over the target epsilon of training (paper, Figure 1): what robust fine-tuning costs.
 
-use super::shared::{Names, counted, datasets, largest, percent, points, radius, standard_of};
+use super::shared::{Names, counted, datasets, largest, percent, points, radius};
 use super::{Plan, Reason};
 use crate::chart::{Axis, Body, Figure, Panel, Series, Style, Swatch, Trace};
 use crate::fold::grouped;
@@ -45,7 +45,7 @@ pub(super) fn curves(
         let by_dataset = grouped(runs, |run| run.result.dataset.clone());
         let series = by_dataset.into_iter().filter_map(|(dataset, runs)| {
             let place = names.place(&dataset)?;
-            let standard = standard_of(material, runs[0]);
+            let standard = material.standard_of(runs[0]);
             let points = points(standard.into_iter().chain(runs), Run::target, value);
             (points.len() > 1).then(|| Series {
                 label: dataset,

@@ -16,7 +16,7 @@ pub(super) const PLAN: Plan = Plan {
 fn draw(material: &Material) -> Result<Figure, Reason> {
     let onset = material.onset();
     let names = Names::new(datasets(material));
-    let curves = curves(material, &names, |run| run.delay(onset).map(f64::from));
+    let curves = curves(material, &names, |run| Some(run.severity(onset)?.0.into()));
     let all: Vec<&Series> = curves.iter().flat_map(|(_, series)| series).collect();
     if all.is_empty() {
         return Err("needs finished runs at two target epsilons, or beside standard fine-tuning".to_owned());

@@ -53,8 +53,8 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
 
 /// Joins the two curves over the target epsilon, delay and final accuracy, at equal targets.
 fn scatters(material: &Material, names: &Names, onset: Onset) -> Vec<Scatter> {
-    let delays = curves(material, names, |run| run.delay(onset).map(f64::from));
-    let finals = curves(material, names, |run| run.result.validation_clean.map(percent));
+    let delays = curves(material, names, |run| Some(run.severity(onset)?.0.into()));
+    let finals = curves(material, names, |run| Some(percent(run.severity(onset)?.1)));
     let scatter = |(title, delays): (String, Vec<Series>)| {
         let finals = finals.iter().find(|(other, _)| *other == title)?;
         let joined = |delay: Series| {

@@ -79,17 +79,6 @@ pub(super) fn fold<'a>(values: impl IntoIterator<Item = (f64, f64, &'a Run)>) ->
     points
 }
 
-/// Returns the standard fine-tuning that belongs to runs: same backbone, dataset and variant.
-pub(super) fn standard_of<'a>(material: &'a Material, like: &Run) -> Vec<&'a Run> {
-    let fits = |run: &&Run| {
-        run.is_standard
-            && run.result.backbone == like.result.backbone
-            && run.result.dataset == like.result.dataset
-            && run.variant == like.variant
-    };
-    material.compared().filter(fits).collect()
-}
-
 /// Returns the schedules of the runs in order, standard fine-tuning last.
 pub(super) fn schedules(material: &Material) -> Vec<String> {
     let all = material.compared().map(|run| (run.is_standard, run.schedule().to_owned()));

@@ -1,6 +1,6 @@
 //! Clean and robust validation accuracy over the epochs, by schedule (paper, Figures 6, 11 and 12).
 
-use super::shared::{Names, counted, fold, percent, radius, schedules, standard_of};
+use super::shared::{Names, counted, fold, percent, radius, schedules};
 use super::validation_curves::panels;
 use super::{Plan, Reason};
 use crate::chart::{Entry, Figure, Series, Style, Swatch, Trace};
@@ -25,7 +25,7 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
     let curves: Vec<(String, Vec<Series>)> = grouped(robust, key)
         .into_iter()
         .map(|((subject, dataset, target), mut runs)| {
-            runs.extend(standard_of(material, runs[0]));
+            runs.extend(material.standard_of(runs[0]));
             let title = format!("{subject}, {dataset}, {}", radius(f64::from_bits(target)));
             (title, series(runs, &names))
         })

@@ -1,7 +1,7 @@
 //! Clean validation accuracy over the epochs, one curve a target epsilon, with a cross at the onset of learning (paper,
 //! Figure 3): larger radii begin to learn later.
 
-use super::shared::{Names, fold, largest, onset_words, percent, radius, standard_of, targets};
+use super::shared::{Names, fold, largest, onset_words, percent, radius, targets};
 use super::{Plan, Reason};
 use crate::chart::{Axis, Body, Entry, Figure, Panel, Series, Style, Swatch, Trace};
 use crate::fold::{Spread, grouped};
@@ -23,7 +23,7 @@ fn draw(material: &Material) -> Result<Figure, Reason> {
     let curves: Vec<(String, Vec<Series>)> = grouped(robust, key)
         .into_iter()
         .map(|((subject, dataset, schedule), mut runs)| {
-            runs.splice(0..0, standard_of(material, runs[0]));
+            runs.splice(0..0, material.standard_of(runs[0]));
             (format!("{subject}, {dataset}, {schedule}"), series(runs, &names, onset))
         })
         .filter(|(_, series)| !series.is_empty())

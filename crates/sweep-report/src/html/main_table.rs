@@ -8,7 +8,7 @@ use super::link;
 use super::runs::LISTED;
 use super::table::{Cell, Heading, Table};
 use crate::fold::{Spread, distinct, grouped};
-use crate::material::{Material, Run};
+use crate::material::{Material, Run, one_a_seed};
 
 /// Schedules that stand side by side, at most; more stand below each other.
 const SIDE_BY_SIDE: usize = 4;
@@ -49,9 +49,11 @@ pub(super) fn table(material: &Material) -> String {
     let is_long = schedules.len() > SIDE_BY_SIDE;
     let blocks = blocks(&schedules, is_long, !standard.is_empty());
     let mut rows = rows(if robust.is_empty() { &standard } else { &robust }, is_long);
-    if !robust.is_empty() {
-        for (_, runs) in &mut rows {
-            add_standard(runs, &standard);
+    for (_, runs) in &mut rows {
+        if robust.is_empty() {
+            *runs = one_a_seed(runs.drain(..));
+        } else {
+            runs.extend(material.standard_of(runs[0]));
         }
     }
     let listed: HashSet<RunId> = material.runs.iter().take(LISTED).map(|run| run.result.id).collect();
@@ -106,16 +108,6 @@ fn rows<'a>(runs: &[&'a Run], is_long: bool) -> Vec<Row<'a>> {
     let mut rows = grouped(runs.iter().copied(), key);
     rows.sort_by_key(|(_, runs)| runs[0].result.target_epsilon);
     rows
-}
-
-fn add_standard<'a>(runs: &mut Vec<&'a Run>, standard: &[&'a Run]) {
-    let like = runs[0];
-    let fits = |run: &&&Run| {
-        run.result.backbone == like.result.backbone
-            && run.result.dataset == like.result.dataset
-            && run.variant == like.variant
-    };
-    runs.extend(standard.iter().filter(fits).copied());
 }
 
 fn head(blocks: &[Block], is_long: bool) -> Table {

@@ -3,9 +3,9 @@
 use super::table::{Cell, Table};
 use crate::escape::escape;
 use crate::material::Material;
-use crate::paper::{AgainstPaper, Line, against_paper};
+use crate::paper::{ABOUT_INTERVALS, AgainstPaper, Line, against_paper};
 
-/// Returns the numbers that have a published counterpart: same model, weights, dataset, epsilon and schedule.
+/// Returns the numbers that have a published counterpart: same model, weights, dataset, objective, epsilon and schedule.
 pub(super) fn table(material: &Material) -> String {
     let found = match against_paper(&material.table) {
         Ok(found) => found,
@@ -17,7 +17,7 @@ pub(super) fn table(material: &Material) -> String {
             .to_owned();
     }
     let keys = found.keys.iter().map(ToString::to_string);
-    let columns = ["of", "ours", "paper", "difference", "95 % interval", "within", "source"];
+    let columns = ["of", "ours", "paper", "difference", "95 % interval", "0 within", "source"];
     let mut table = Table { columns: keys.chain(columns.map(str::to_owned)).collect(), ..Table::default() };
     table.rows = found.lines.iter().map(row).collect();
     table.written() + &notes(&found)
@@ -32,28 +32,26 @@ fn row(line: &Line) -> Vec<Cell> {
         Cell::number(format!("{}{spread}", percent(line.ours.mean))),
         Cell::number(percent(line.published)),
         Cell::number(format!("{:+.2}", line.difference * 100.0)),
-        Cell::number(format!("{} to {}", percent(line.interval.low), percent(line.interval.high))),
-        Cell::text(if line.is_within { "yes" } else { "no" }),
+        line.interval.map_or_else(Cell::empty, |interval| {
+            Cell::number(format!("{:+.2} to {:+.2}", interval.low * 100.0, interval.high * 100.0))
+        }),
+        Cell::text(line.is_within.map_or("unknown", |is_within| if is_within { "yes" } else { "no" })),
         Cell::text(&line.sources.join(", ")),
     ]);
     row
 }
 
 fn notes(found: &AgainstPaper) -> String {
-    let within = found.lines.iter().filter(|line| line.is_within).count();
+    let (within, known) = found.within();
     let mut text = format!(
-        "<p class=\"note\">{within} of {} numbers lie within the interval: Wilson's, of a count with the published fraction on \
-         the published test split; for expected robustness a bound of it. Published: arXiv 2509.23325, one run a number. \
-         {} configurations have no counterpart.",
+        "<p class=\"note\">Of {} differences {known} have an interval, and 0 lies within {within} of those. {ABOUT_INTERVALS}. \
+         For expected robustness it is a bound. ± is the sample standard deviation over our seeds. Published: arXiv 2509.23325, \
+         one run a number. {} configurations have no counterpart.",
         found.lines.len(),
         found.unmatched.len()
     );
-    if !found.other_epochs.is_empty() {
-        let epochs: Vec<String> = found.other_epochs.iter().map(ToString::to_string).collect();
-        text.push_str(&format!(
-            " <b>Trained for {} epochs, the paper's runs for 50.</b>",
-            escape(&epochs.join(", "))
-        ));
+    for other in &found.others {
+        text.push_str(&format!(" <b>{}.</b>", escape(&other.to_string())));
     }
     text + "</p>\n"
 }

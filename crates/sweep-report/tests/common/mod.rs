@@ -28,6 +28,8 @@ pub(crate) enum Fate {
     Succeeds,
     /// It fails after its first epoch.
     Fails,
+    /// It fails in its last epoch.
+    FailsLate,
     /// It is never started.
     Waits,
 }
@@ -108,7 +110,7 @@ impl Fake {
             .map(|(sequence, event)| Record { sequence, time_ms: NOW + sequence as i64, event })
             .collect();
         let outcome = match fate {
-            Fate::Fails => {
+            Fate::Fails | Fate::FailsLate => {
                 let message = "the loss <b>is</b> NaN".to_owned();
                 Outcome::Failed { failure: Failure { class: FailureClass::Diverged, message }, retry: false }
             }
@@ -123,11 +125,15 @@ impl Fake {
 
     fn events(&self, run: RunId, attempt: u32, spec: &RunSpec, fate: Fate) -> Vec<Event> {
         let mut events = vec![started(run, attempt), self.loaded(spec)];
-        if fate == Fate::Fails {
-            events.push(epoch(spec, 0));
+        let done = match fate {
+            Fate::Fails => 1,
+            Fate::FailsLate => spec.epochs - 1,
+            _ => spec.epochs,
+        };
+        events.extend((0..done).map(|number| epoch(spec, number)));
+        if done < spec.epochs {
             return events;
         }
-        events.extend((0..spec.epochs).map(|number| epoch(spec, number)));
         events.extend(spec.evaluation.max_epsilon.grid().into_iter().map(|radius| evaluated(spec, radius)));
         events.push(Event::Succeeded);
         events
@@ -164,7 +170,14 @@ fn started(run: RunId, attempt: u32) -> Event {
 }
 
 fn epoch(spec: &RunSpec, number: u32) -> Event {
-    let moment = Moment { epoch: number, epochs: spec.epochs, seed: spec.seed, ..Moment::default() };
+    let accuracies: Vec<f64> = (1..=number).map(|epochs| after(spec, epochs)).collect();
+    let moment = Moment {
+        epoch: number,
+        epochs: spec.epochs,
+        seed: spec.seed,
+        accuracies: &accuracies,
+        ..Moment::default()
+    };
     let clean = after(spec, number + 1);
     Event::EpochFinished {
         epoch: number,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 use sweep_report::Runs;
-use sweep_report::paper::{AgainstPaper, Line, against_paper};
+use sweep_report::paper::{ABOUT_INTERVALS, AgainstPaper, Line, against_paper};
 
 use super::{Answer, exact, heading, is_for_reading, list, shown};
 use crate::cli::Format;
@@ -31,10 +31,15 @@ fn row(line: &Line, format: Format) -> Vec<Value> {
     row.push(number(line.ours.mean));
     row.push(line.ours.standard_deviation.map_or(Value::Null, number));
     row.push(line.ours.n.into());
-    row.extend([line.published, line.difference, line.interval.low, line.interval.high].map(number));
+    row.extend([line.published, line.difference].map(number));
+    row.extend(
+        [line.interval.map(|one| one.low), line.interval.map(|one| one.high)]
+            .map(|end| end.map_or(Value::Null, number)),
+    );
     row.push(match (is_for_reading(format), line.is_within) {
-        (true, true) => "yes".into(),
-        (true, false) => "no".into(),
+        (true, Some(true)) => "yes".into(),
+        (true, Some(false)) => "no".into(),
+        (true, None) => "unknown".into(),
         (false, within) => within.into(),
     });
     row.push(line.sources.join(" ").into());
@@ -42,17 +47,16 @@ fn row(line: &Line, format: Format) -> Vec<Value> {
 }
 
 fn notes(found: &AgainstPaper) -> Vec<String> {
-    let within = found.lines.iter().filter(|line| line.is_within).count();
+    let (within, known) = found.within();
     let mut notes = vec![
-        format!("{within} of {} numbers lie within the interval; in % of the test split", found.lines.len()),
-        "paper: arXiv 2509.23325, one run a number; low, high: 95 % interval (Wilson) of a count with the published fraction \
-         on its test split, for expected robustness an upper bound of it; ours: mean over n seeds"
-            .to_owned(),
+        format!(
+            "of {} differences {known} have an interval, and 0 lies within {within} of those; in % of the test split",
+            found.lines.len()
+        ),
+        "paper: arXiv 2509.23325, one run a number; ours: mean over n seeds".to_owned(),
+        format!("low, high, within: {ABOUT_INTERVALS}; for expected robustness it is a bound"),
     ];
-    if !found.other_epochs.is_empty() {
-        let epochs: Vec<String> = found.other_epochs.iter().map(ToString::to_string).collect();
-        notes.push(format!("warning: trained for {} epochs, the paper's runs for 50", epochs.join(", ")));
-    }
+    notes.extend(found.others.iter().map(|other| format!("warning: {other}")));
     let describe = |(names, why): &(Vec<sweep_report::Value>, _)| {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         format!("{}: {why}", names.join(" · "))
