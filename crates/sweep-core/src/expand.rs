@@ -85,7 +85,7 @@ impl Sweep {
     pub fn expand(&self, resolve: &dyn Resolve) -> Result<Grid, Problems> {
         self.check_size()?;
         let mut expansion = Expansion::new(self, resolve);
-        let Points { points, faults, mut notes } = self.points();
+        let Points { nodes: points, faults, mut notes } = self.points();
         for fault in faults {
             expansion.problems.add(fault);
         }

@@ -202,7 +202,7 @@ fn an_include_that_names_a_part_of_a_value_is_a_point_of_its_own() {
 #[test]
 fn the_training_attack_has_the_papers_steps_where_a_part_of_it_is_written() {
     let spec = with_keys("attack: {kind: apgd, loss: dlr}, evaluation: {attack: {kind: apgd, loss: dlr}}");
-    assert_eq!((spec.attack.steps(), spec.evaluation.attack.steps()), (7, 10));
+    assert_eq!((spec.attack.steps(), spec.evaluation.attack.label().as_str()), (7, "apgd-10-dlr"));
 }
 
 #[test]

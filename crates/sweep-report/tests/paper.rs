@@ -81,7 +81,10 @@ fn another_method_is_not_the_papers() {
     let reason = |found: AgainstPaper| found.unmatched.into_iter().map(|(_, why)| why).next();
     assert_eq!(reason(changed(trades)), Some(Unmatched::Objective));
     assert_eq!(reason(changed(|spec| spec.attack = attack(7, Norm::L2))), Some(Unmatched::Norm));
-    assert_eq!(reason(changed(|spec| spec.evaluation.attack = attack(10, Norm::L2))), Some(Unmatched::Norm));
+    assert_eq!(
+        reason(changed(|spec| spec.evaluation.attack = attack(10, Norm::L2).into())),
+        Some(Unmatched::Norm)
+    );
     // Without an attack, there is nothing to it.
     let standard = changed(|spec| {
         spec.epsilon_schedule = EpsilonSchedule::None;

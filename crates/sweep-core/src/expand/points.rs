@@ -13,7 +13,7 @@ const MOST_TOLD: usize = 20;
 
 /// What `run`, the matrix and `include` say, with the defaults of the top keys, overridden.
 pub(super) struct Points {
-    pub(super) points: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     /// Entries that match nothing and so change nothing, where that is a mistake for certain.
     pub(super) faults: Vec<Problem>,
     /// The others.
@@ -25,24 +25,24 @@ impl Sweep {
         let base = base(&[&self.run]);
         let products: Vec<Node> = self.products(&base).collect();
         let idle = self.exclusions_without_use(&products);
-        let mut points: Vec<Node> = products.into_iter().filter(|point| !self.is_excluded(point)).collect();
-        let product = points.len();
+        let mut nodes: Vec<Node> = products.into_iter().filter(|point| !self.is_excluded(point)).collect();
+        let product = nodes.len();
         for entry in &self.include {
             let mut overlaid = false;
-            for point in &mut points[..product] {
+            for point in &mut nodes[..product] {
                 overlaid |= self.overlay(entry, point);
             }
             if !overlaid {
                 let mut point = base.clone();
                 assign(&mut point, entry);
-                points.push(point);
+                nodes.push(point);
             }
         }
         // That a `--set` takes a part of the grid is no reason to change the rest of the file.
         let (faults, mut notes) =
             if self.is_changed_by_set { (Vec::new(), idle) } else { (idle, Vec::new()) };
-        notes.extend(self.override_points(&mut points));
-        Points { points, faults, notes }
+        notes.extend(self.override_points(&mut nodes));
+        Points { nodes, faults, notes }
     }
 
     fn products(&self, base: &Node) -> impl Iterator<Item = Node> {

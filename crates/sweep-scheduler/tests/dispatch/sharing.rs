@@ -44,7 +44,7 @@ async fn two_schedulers_share_a_sweep_and_no_run_starts_twice() {
             dispatch(&other_store, &runs, &settings, stopped.clone(), &mut observe_theirs),
         )
     };
-    let (one, two) = within_patience(both).await;
+    let (one, two) = within_patience(Box::pin(both)).await;
     let (one, two) = (one.unwrap(), two.unwrap());
     assert!(one.is_complete() && two.is_complete(), "{one:?} {two:?}");
     assert_eq!(one.attempts + two.attempts, 30);
