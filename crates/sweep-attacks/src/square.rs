@@ -1,9 +1,9 @@
 //! The Square attack (Andriushchenko et al. 2020) in l∞: random squares of changed pixels, kept when they lower the margin. It
 //! asks for no gradients, so it tells where these mislead.
 //!
-//! Follows the reference (`square.py` of `auto-attack`: margin loss, sizes scaled to the number of queries) but for its
-//! random numbers: every image has its own, so that its outcome depends on no neighbour, and a square may reach the last row and
-//! column, as in the paper.
+//! Follows the reference (`square.py` of `auto-attack` with AutoAttack's settings: margin loss, sizes that shrink after fixed
+//! numbers of queries) but for its random numbers: every image has its own, so that its outcome depends on no neighbour, and a
+//! square may reach the last row and column, as in the paper.
 
 use crate::Result;
 use crate::ball::{Ball, Norm, Uniform};
@@ -13,7 +13,7 @@ use crate::oracle::Oracle;
 
 /// Share of the pixels that the first squares cover (AutoAttack's p_init).
 const FIRST_SHARE: f64 = 0.8;
-/// Queries, of ten thousand, after which squares cover half as much as before.
+/// Queries after which squares cover half as much as before.
 const HALVINGS: [usize; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
 
 /// An image, and its source of random numbers.
@@ -59,7 +59,7 @@ impl<T: Element> Square<T> {
                 break;
             }
             if let Some(step) = query.checked_sub(1) {
-                let side = side_at(step, self.queries, dims);
+                let side = side_at(step, dims);
                 for game in &mut active {
                     game.propose(side, dims);
                 }
@@ -75,10 +75,9 @@ impl<T: Element> Square<T> {
     }
 }
 
-/// Side of the squares of step `step` of `steps`, in pixels; an image has `dims`.
-fn side_at(step: usize, steps: usize, [_, rows, columns]: [usize; 3]) -> usize {
-    let of_ten_thousand = (step as f64 / steps as f64 * 10_000.0) as usize;
-    let halvings = HALVINGS.iter().filter(|&&after| of_ten_thousand > after).count();
+/// Side of the squares of step `step`, in pixels; an image has `dims`.
+fn side_at(step: usize, [_, rows, columns]: [usize; 3]) -> usize {
+    let halvings = HALVINGS.iter().filter(|&&after| step > after).count();
     let share = FIRST_SHARE / f64::from(1_u32 << halvings);
     let side = (share * (rows * columns) as f64).sqrt().round() as usize;
     side.max(1).min(rows.min(columns))
@@ -170,14 +169,13 @@ impl<T: Element> Entrant<'_, T> {
 mod tests {
     use super::*;
 
-    /// AutoAttack's 5,000 queries on images of 32 pixels: 0.8 · 1024 = 819.2, whose root is 28.6, and so on.
+    /// On images of 32 pixels: 0.8 · 1024 = 819.2, whose root is 28.6, and so on.
     #[test]
     fn squares_shrink_as_in_the_reference() {
-        let sides =
-            [0, 5, 6, 25, 26, 100, 101, 250, 251, 500, 501, 1000, 1001, 2000, 2001, 3000, 3001, 4000, 4001];
-        let found = sides.map(|step| side_at(step, 5000, [3, 32, 32]));
-        assert_eq!(found, [29, 29, 20, 20, 14, 14, 10, 10, 7, 7, 5, 5, 4, 4, 3, 3, 2, 2, 1]);
-        assert_eq!(side_at(0, 10, [1, 4, 9]), 4, "no larger than the image");
+        let steps = [0, 10, 11, 50, 51, 200, 201, 500, 501, 1000, 1001, 2000, 2001, 4000, 4001, 4999];
+        let found = steps.map(|step| side_at(step, [3, 32, 32]));
+        assert_eq!(found, [29, 29, 20, 20, 14, 14, 10, 10, 7, 7, 5, 5, 4, 4, 3, 3]);
+        assert_eq!(side_at(0, [1, 4, 9]), 4, "no larger than the image");
     }
 
     #[test]

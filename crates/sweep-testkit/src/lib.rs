@@ -14,7 +14,7 @@ pub mod worker;
 mod workspace;
 
 pub use browser::{Browser, chromium};
-pub use build::fake_worker;
+pub use build::{FAKE_WORKER_VARIABLE, fake_worker};
 pub use sample::{id_of, sample_run, sample_run_after};
 pub use script::{Action, SCRIPT_VARIABLE, Script};
 pub use wait::{PATIENCE, wait_until};

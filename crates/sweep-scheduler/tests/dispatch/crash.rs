@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use sweep_core::trajectory::CheckpointName;
 use sweep_scheduler::{Stop, Update, dispatch};
 use sweep_store::State;
-use sweep_testkit::{Action, Script, sample_run, wait_until};
+use sweep_testkit::{Action, FAKE_WORKER_VARIABLE, Script, fake_worker, sample_run, wait_until};
 use tokio::sync::watch;
 
 use crate::beginnings::{COMMON, family};
@@ -49,6 +49,7 @@ fn start(sweep: &str, home: &Path) -> Child {
         .args(["--exact", "crash::scheduler_process", "--ignored", "--nocapture"])
         .env(HOME_VARIABLE, home)
         .env(SWEEP_VARIABLE, sweep)
+        .env(FAKE_WORKER_VARIABLE, fake_worker())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
