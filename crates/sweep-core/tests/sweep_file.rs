@@ -1,5 +1,6 @@
 //! Sweep files as users write them: what is read, what is refused and how, and in which order a grid comes out.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -289,6 +290,25 @@ fn golden_ids() {
     insta::assert_snapshot!("golden_canonical_form", grid.runs[3].1.canonical());
 }
 
+/// The paper's other grids (its figures of the diagnosis, Table 7, Tables 4 and 8) have its sizes, and share with the main grid
+/// the runs that the paper has in both.
+#[test]
+fn the_papers_grids_share_their_runs() {
+    let grid = |text: &[u8]| {
+        let grid = Sweep::parse(text, &[]).unwrap().expand(&Names).unwrap();
+        assert!(grid.notes.is_empty(), "{:?}", grid.notes);
+        grid.runs.into_iter().map(|(id, _)| id).collect::<BTreeSet<_>>()
+    };
+    let main = grid(include_bytes!("../../../sweeps/paper.yaml"));
+    let others = [
+        grid(include_bytes!("../../../sweeps/diagnosis.yaml")),
+        grid(include_bytes!("../../../sweeps/ablation.yaml")),
+        grid(include_bytes!("../../../sweeps/schedules.yaml")),
+    ];
+    let found = others.map(|other| (other.len(), other.intersection(&main).count()));
+    assert_eq!(found, [(100, 20), (30, 4), (30, 0)]);
+}
+
 /// Returns the last run of the small file with these keys of `run` besides.
 fn with_keys(keys: &str) -> RunSpec {
     let text = SMALL.replace("epochs: 10", &format!("epochs: 10, {keys}"));
@@ -566,7 +586,7 @@ fn bombs_are_refused_at_once() {
         let error =
             Sweep::parse(&text, &[]).and_then(|sweep| sweep.expand(&Names)).expect_err("refused").to_string();
         assert!(error.contains(part), "{error:.300}");
-        assert!(begin.elapsed() < Duration::from_secs(20));
+        assert!(begin.elapsed() < Duration::from_mins(2));
     }
 }
 

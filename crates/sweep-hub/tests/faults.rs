@@ -12,7 +12,7 @@ use sweep_hub::{Class, Error, Hub, Settings};
 use sweep_testkit::hub::{Content, FaultKind, Kind, Origin, Step};
 
 /// Patience of the tests in which a connection hangs: spent whole where one does, and longer than any step takes otherwise.
-const SHORT: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_secs(5);
 
 fn status(code: u16) -> FaultKind {
     FaultKind::Status { code, retry_after: None }

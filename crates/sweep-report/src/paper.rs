@@ -304,7 +304,7 @@ fn value(column: &Column, run: usize) -> &Value {
 impl Facts {
     fn new(runs: &Runs, keys: &[Key]) -> Result<Self> {
         let column = |name: &str| runs.column(&Key::new(name));
-        let setting = |(name, paper)| Ok((column(name)?, paper));
+        let setting = |(name, paper)| column(name).map(|column| (column, paper));
         Ok(Self {
             // A sweep without weights from the Hub does not have the key at all.
             repository: column("backbone.weights.repository").ok(),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// How long tests wait before they call something stuck: far above anything a loaded machine needs, since it is only
 /// ever spent by a test that fails.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(5);
 
 /// How often a condition is looked at.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(5);

@@ -94,7 +94,8 @@ pub(crate) enum Command {
 /// A sweep file and changes to it.
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
-    /// The sweep file; `quickstart`, `phenomenon`, `pretrain` and `paper` are built in.
+    /// The sweep file; built in are `quickstart`, `paper`, `diagnosis`, `ablation`, `schedules`, `phenomenon`
+    /// and `pretrain`.
     pub(crate) file: PathBuf,
 
     /// Change the file: a.b=VALUE, +a.b=VALUE to add, ~a.b to remove. May be repeated.

@@ -17,9 +17,12 @@ use crate::printer;
 use crate::sources::Sources;
 
 /// Sweeps that are part of the program.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 7] = [
     ("quickstart", include_str!("../../../sweeps/quickstart.yaml")),
     ("paper", include_str!("../../../sweeps/paper.yaml")),
+    ("diagnosis", include_str!("../../../sweeps/diagnosis.yaml")),
+    ("ablation", include_str!("../../../sweeps/ablation.yaml")),
+    ("schedules", include_str!("../../../sweeps/schedules.yaml")),
     ("phenomenon", include_str!("../../../sweeps/phenomenon.yaml")),
     ("pretrain", include_str!("../../../sweeps/pretrain.yaml")),
 ];

@@ -242,7 +242,7 @@ fn nothing_is_made_again_while_somebody_works() {
     let worker = fake_worker().to_str().unwrap();
     let mut running =
         command(home, &["run", &file, "--devices", "cpu:2", "--worker", worker]).spawn().unwrap();
-    wait_until("a worker", || (!event_files(home).is_empty()).then_some(()));
+    wait_until("both workers", || (event_files(home).len() == 2).then_some(()));
     let (_, err) = expect(&sweep(home, &["rebuild"]), 1);
     assert!(err.contains("somebody is alive in attempt 1 of run"), "{err}");
     assert!(!home.join("results.db.before-rebuild-1").exists());

@@ -147,12 +147,18 @@ impl Grid<'_> {
     }
 
     fn kill_and_start(&self, mut session: Session, name: &str) -> Result<Session> {
-        if let Some(status) = session.child.try_wait()? {
-            bail!("the controller ended before its time with {status}\n{}", session.tail());
+        match session.child.try_wait()? {
+            None => {
+                session.child.kill()?;
+                session.child.wait()?;
+                console::say("the controller is killed and started again");
+            }
+            // Everything was done before its time had come.
+            Some(status) if status.success() => {
+                console::say("the controller had ended, and is started again")
+            }
+            Some(status) => bail!("the controller ended before its time with {status}\n{}", session.tail()),
         }
-        session.child.kill()?;
-        session.child.wait()?;
-        console::say("the controller is killed and started again");
         self.start(name)
     }
 
