@@ -75,11 +75,13 @@ mod gpu {
     /// The compiled modules as a table of names and contents.
     fn table(names: &[String]) -> String {
         let row = |name: &String| {
-            format!("    (\"{name}\", include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.fatbin\"))),\n")
+            let code = format!("*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.fatbin\"))");
+            format!("    (\"{name}\", {{ static CODE: &Image<[u8]> = &Image({code}); &CODE.0 }}),\n")
         };
         let rows: String = names.iter().map(row).collect();
         format!(
-            "/// Modules of kernels: name and compiled code.\nstatic MODULES: &[(&str, &[u8])] = &[\n{rows}];\n"
+            "/// Compiled code, which drivers read as words.\n#[repr(C, align(16))]\nstruct Image<T: ?Sized>(T);\n\n\
+             /// Modules of kernels: name and compiled code.\nstatic MODULES: &[(&str, &[u8])] = &[\n{rows}];\n"
         )
     }
 }

@@ -152,7 +152,7 @@ __device__ void fold(const From* __restrict__ patches, T* __restrict__ x, const 
     }
 FOLD(float, float, 4, f32)
 FOLD(bf16, bf16, 8, bf16)
-FOLD(float, bf16, 1, f32_bf16)
+FOLD(float, bf16, 8, f32_bf16)
 
 // y += bias in every row of a (rows, channels) matrix. Reads and writes every element once.
 template <class T, int COUNT>

@@ -11,6 +11,7 @@ __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f
 // and one reciprocal: `erff` and `expf` together take twice as many, and a GELU with them is bound by arithmetic. The upper
 // tail is t e^(-a²/2) times a polynomial in t = 1 / (1 + 0.35 a), a = |x|, whose coefficients are those of
 // src/element.rs, with a relative error of 4e-7 and the errors of the approximate instructions (about 1e-6 where |x| < 5).
+// Differences from 1 are never fused with a product, so that slopes have the same bits in every kernel.
 struct Normal {
     float distribution, density;
 };
@@ -28,7 +29,7 @@ __device__ __forceinline__ Normal normal(float x) {
     p = fmaf(p, t, 0.1399123f);
     p = fmaf(p, t, 0.13961871f);
     const float tail = p * t * gauss;
-    return {x < 0.0f ? tail : 1.0f - tail, 0.39894228f * gauss};
+    return {x < 0.0f ? tail : __fsub_rn(1.0f, tail), 0.39894228f * gauss};
 }
 
 struct Gelu {
@@ -43,7 +44,7 @@ struct QuickGelu {
     static __device__ __forceinline__ float value(float x) { return x * sigmoid(steepness * x); }
     static __device__ __forceinline__ float slope(float x) {
         const float s = sigmoid(steepness * x);
-        return fmaf(x * steepness * s, 1.0f - s, s);
+        return fmaf(x * steepness * s, __fsub_rn(1.0f, s), s);
     }
 };
 struct Relu {

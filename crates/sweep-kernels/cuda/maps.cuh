@@ -5,11 +5,15 @@
 
 #include "common.cuh"
 
-// `COUNT` neighbouring elements: a pack, or one.
+// `COUNT` neighbouring elements: whole packs, or one.
 template <int COUNT, class T>
 __device__ __forceinline__ void load_some(const T* p, Size i, float* out) {
-    if constexpr (COUNT == 1) out[0] = load(p, i);
-    else load_pack(p, i, out);
+    if constexpr (COUNT == 1) {
+        out[0] = load(p, i);
+    } else {
+#pragma unroll
+        for (int k = 0; k < COUNT; k += Pack<T>::count) load_pack(p, i + k, out + k);
+    }
 }
 template <int COUNT, class T>
 __device__ __forceinline__ void store_some(T* p, Size i, const float* in) {

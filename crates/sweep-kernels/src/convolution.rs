@@ -61,6 +61,19 @@ impl Convolution {
         Self { groups, ..self }
     }
 
+    /// Whether cuDNN computes this layer on maps of `shape`, where `parameters` are and in what they compute: not on a CPU, and
+    /// on a GPU only where it has deterministic algorithms for all of the layer. Elsewhere cuBLAS multiplies.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for maps that do not fit the weight; failures of the device.
+    pub fn is_by_cudnn(self, parameters: &Parameters, shape: &[usize]) -> Result<bool> {
+        #[cfg(feature = "cuda")]
+        if parameters.get(self.weight).device().is_cuda() {
+            return self.is_by_cudnn_on_gpu(parameters, shape);
+        }
+        self.geometry(parameters.get(self.weight), shape).map(|_| false)
+    }
+
     /// Whether the convolution is a linear map of each pixel.
     fn is_pointwise(self, weight: &Tensor) -> bool {
         (self.stride, self.padding, self.groups) == (1, 0, 1) && weight.dims()[2..] == [1, 1]

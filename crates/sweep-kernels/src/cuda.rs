@@ -23,7 +23,7 @@ mod table;
 pub(crate) use arguments::{Argument, Grid};
 pub(crate) use channels::ChannelGrid;
 pub(crate) use columns::{Columns, MOST_BLOCKS_DOWN, Samples, column_sums, is_packed, strided_column_sums};
-pub(crate) use context::{Gpu, failure};
+pub(crate) use context::{Gpu, failure, leave_devices};
 pub(crate) use dnn::{ConvolutionSizes, Pass, Plan, plan};
 pub(crate) use locked::Download;
 pub(crate) use operations::{add, convert, scale};

@@ -77,5 +77,5 @@ pub use scale::LayerScale;
 pub use stochastic::StochasticDepth;
 pub use tape::{BatchStatistics, Mode, Noise, StatisticsIds, Tape};
 pub use tokens::{ClassTokenAndPositions, SelectToken};
-pub use upload::{Uploads, release_memory};
+pub use upload::{Uploads, leave_devices, release_memory};
 pub use windows::{WindowMerge, WindowPartition, Windows};

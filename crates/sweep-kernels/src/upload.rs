@@ -44,3 +44,11 @@ pub fn release_memory(device: &Device) -> Result<()> {
     let _ = device;
     Ok(())
 }
+
+/// Gives up what the calling thread holds of GPUs, once they are done with its work. A thread that nobody joins calls this at
+/// its end, after its tensors are gone: what it held to the last would be given up while the process and its driver go down.
+/// What a GPU in an error state holds goes with the process.
+pub fn leave_devices() {
+    #[cfg(feature = "cuda")]
+    crate::cuda::leave_devices();
+}

@@ -57,8 +57,13 @@ fn fixtures() -> [Fixture; 8] {
     ]
 }
 
+/// The GPU that tests run on: one for each of their threads.
 fn gpu() -> Device {
-    Device::new_cuda(0).expect("tests with the feature `cuda` need a GPU, or the emulated device")
+    thread_local! {
+        static GPU: Device =
+            Device::new_cuda(0).expect("tests with the feature `cuda` need a GPU, or the emulated device");
+    }
+    GPU.with(Clone::clone)
 }
 
 /// The network on the GPU, and the reference with its images there too.

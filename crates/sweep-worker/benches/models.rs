@@ -9,8 +9,11 @@
 //!   --precision f32|tf32|bf16      what to compute in; the latter two on cuda
 //!   --pytorch COMMAND              a command that takes `--model --mode --batch --threads --iters` and prints a JSON line
 //!                                  with `sec_per_step_median`, `cpu_sec_per_step` and `max_rss_mib`; on cuda it gets
-//!                                  `--device cuda`, `--bf16` or `--tf32` too, and a second turn with `--compile`
+//!                                  `--device cuda`, `--bf16` or `--tf32` too
+//!   --compile                      a second turn of PyTorch with `--compile`, which takes minutes a row
 //! ```
+//!
+//! `routes` alone in place of models tells whether cuDNN or cuBLAS does ResNet-50's 3×3 convolutions on cuda.
 //!
 //! Every measurement is a process of its own, so that its peak memory means something, and the two programs take turns.
 //! The ratio is PyTorch's median time by ours: above 1 we are faster. On a GPU the table begins with its measured ceilings,
@@ -31,8 +34,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 use sweep_attacks::{Attack, Crafting, Loss, Norm};
 use sweep_kernels::{
-    AdamW, AdamWSettings, Chain, Classifier, Compute, Gradients, Layer, Linear, Mode, Noise, Optimizer,
-    ParameterGroup, Parameters, Residual, Tape, cross_entropy, scale,
+    AdamW, AdamWSettings, Classifier, Compute, Convolution, Gradients, Layer, Linear, Mode, Noise, Optimizer,
+    ParameterGroup, Parameters, Tape, add, cross_entropy, scale,
 };
 use sweep_models::{Architecture, ConvnextConfig, Model, ResnetConfig, SwinConfig, VitConfig};
 
@@ -111,6 +114,8 @@ struct Options {
     /// Steps of one measurement; by default few for large models and many for small ones.
     iterations: Option<usize>,
     pytorch: Option<String>,
+    /// Measure PyTorch compiled, too.
+    compile: bool,
     is_cuda: bool,
     precision: String,
     /// Measure the one model in the one mode, in this process.
@@ -127,6 +132,7 @@ impl Options {
             rounds: 2,
             iterations: None,
             pytorch: None,
+            compile: false,
             is_cuda: false,
             precision: "f32".to_owned(),
             here: false,
@@ -141,6 +147,7 @@ impl Options {
                 "--rounds" => options.rounds = value().parse().unwrap(),
                 "--iterations" => options.iterations = Some(value().parse().unwrap()),
                 "--pytorch" => options.pytorch = Some(value()),
+                "--compile" => options.compile = true,
                 "--device" => {
                     options.is_cuda = match value().as_str() {
                         "cpu" => false,
@@ -168,6 +175,10 @@ fn main() {
     let options = Options::read();
     if options.here {
         println!("{}", measure(&options));
+        return;
+    }
+    if options.models == ["routes"] {
+        print_routes(options.batch);
         return;
     }
     let ceiling = options.is_cuda.then(|| ceilings(&options));
@@ -199,7 +210,7 @@ fn ceilings(options: &Options) -> f64 {
 
 /// One row of the table: both programs in turn, and the medians over the rounds.
 fn compare(options: &Options, model: &str, mode: &str, ceiling: Option<f64>) {
-    let variants: &[&[&str]] = match (&options.pytorch, options.is_cuda) {
+    let variants: &[&[&str]] = match (&options.pytorch, options.compile) {
         (None, _) => &[],
         (Some(_), false) => &[&[]],
         (Some(_), true) => &[&[], &["--compile"]],
@@ -304,12 +315,7 @@ fn measure(options: &Options) -> Value {
     // The calling thread is one of the pool, as in a worker.
     rayon::ThreadPoolBuilder::new().num_threads(options.threads).use_current_thread().build_global().unwrap();
     let device = if options.is_cuda { Device::new_cuda(0).unwrap() } else { Device::Cpu };
-    let compute = match options.precision.as_str() {
-        "f32" => Compute::Full,
-        "tf32" => Compute::Tf32,
-        "bf16" => Compute::Bf16,
-        precision => panic!("precision {precision} is unknown; known are f32, tf32, bf16"),
-    };
+    let compute = compute(&options.precision);
     let iterations = options.iterations(&options.models[0]);
     if options.models[0] == "ceilings" {
         return measure_ceilings(&device, compute, iterations);
@@ -347,6 +353,40 @@ fn measure(options: &Options) -> Value {
     })
 }
 
+fn compute(precision: &str) -> Compute {
+    match precision {
+        "f32" => Compute::Full,
+        "tf32" => Compute::Tf32,
+        "bf16" => Compute::Bf16,
+        precision => panic!("precision {precision} is unknown; known are f32, tf32, bf16"),
+    }
+}
+
+/// Prints who does the 3×3 convolutions of ResNet-50 at 224 pixels, in each precision.
+fn print_routes(batch: usize) {
+    /// Channels, side of the input and stride.
+    const SHAPES: [(usize, usize, usize); 7] =
+        [(64, 56, 1), (128, 56, 2), (128, 28, 1), (256, 28, 2), (256, 14, 1), (512, 14, 2), (512, 7, 1)];
+    let device = Device::new_cuda(0).unwrap();
+    for precision in ["f32", "tf32", "bf16"] {
+        let routes = SHAPES.map(|(channels, side, stride)| {
+            let mut parameters = Parameters::new();
+            let filter = Tensor::zeros((channels, channels, 3, 3), DType::F32, &Device::Cpu).unwrap();
+            let weight = parameters.add("weight", filter).unwrap();
+            let parameters = parameters.to_device(&device, compute(precision)).unwrap();
+            let layer = Convolution::new(weight, None).with_stride(stride).with_padding(1);
+            let found = layer.is_by_cudnn(&parameters, &[batch, side, side, channels]);
+            let by = match &found {
+                Ok(true) => "cuDNN",
+                Ok(false) => "packed, cuBLAS",
+                Err(error) => &error.to_string(),
+            };
+            format!("{channels} at {side} / {stride}: {by}")
+        });
+        println!("{precision}, {batch} images: {}", routes.join("; "));
+    }
+}
+
 /// The best of some turns at a large product of matrices and at adding two large tensors.
 fn measure_ceilings(device: &Device, compute: Compute, iterations: usize) -> Value {
     /// Rows and columns of the matrices: large enough that nothing but arithmetic counts.
@@ -357,16 +397,20 @@ fn measure_ceilings(device: &Device, compute: Compute, iterations: usize) -> Val
     let weight = parameters.add("weight", random()).unwrap();
     let parameters = parameters.to_device(device, compute).unwrap();
     let x = random().to_dtype(dtype).unwrap().to_device(device).unwrap();
-    let best = |layer: &dyn Layer| {
+    let best = |turn: &dyn Fn() -> sweep_kernels::Result<Tensor>| {
         let times = (0..=iterations).map(|_| {
             let start = Instant::now();
-            layer.forward(&parameters, x.clone(), &mut Tape::off(), Mode::Evaluation).unwrap();
+            turn().unwrap();
             device.synchronize().unwrap();
             start.elapsed().as_secs_f64()
         });
         times.fold(f64::INFINITY, f64::min)
     };
-    let (product, sum) = (best(&Linear::new(weight, None)), best(&Residual(Chain::new())));
+    let layer = Linear::new(weight, None);
+    let product = best(&|| layer.forward(&parameters, x.clone(), &mut Tape::off(), Mode::Evaluation));
+    // Two tensors are read and one is written.
+    let other = x.copy().unwrap();
+    let sum = best(&|| add(&x, &other));
     let bytes = 3.0 * (SIDE * SIDE * dtype.size_in_bytes()) as f64;
     json!({"operations_per_second": 2.0 * (SIDE as f64).powi(3) / product, "bytes_per_second": bytes / sum})
 }

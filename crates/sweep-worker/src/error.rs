@@ -294,8 +294,7 @@ impl Error {
 
     /// Whether CUDA's driver or one of its libraries refused something: for shapes and settings it is never asked.
     fn is_of_a_driver(&self) -> bool {
-        let of_cuda = |error: &candle_core::Error| matches!(error, candle_core::Error::Cuda(_));
-        causes(self).filter_map(|cause| cause.downcast_ref::<candle_core::Error>()).any(of_cuda)
+        causes(self).filter_map(of_candle).any(is_of_cuda)
     }
 
     /// Only writing runs out of room, so that any such answer among the causes will do, whoever wrote.
@@ -337,6 +336,30 @@ type Cause = dyn std::error::Error + 'static;
 /// Returns an error and everything behind it.
 fn causes(error: &Cause) -> impl Iterator<Item = &Cause> {
     std::iter::successors(Some(error), |error| error.source())
+}
+
+/// Returns candle's error where a cause is one, or another crate's that stands for it: those do not name it as their cause.
+fn of_candle(cause: &Cause) -> Option<&candle_core::Error> {
+    use sweep_kernels::Error as Kernel;
+    use sweep_models::Error as Model;
+    match (cause.downcast_ref::<Model>(), cause.downcast_ref::<Kernel>()) {
+        (Some(Model::Tensor(error) | Model::Kernel(Kernel::Tensor(error))), _)
+        | (_, Some(Kernel::Tensor(error))) => Some(error),
+        _ => cause.downcast_ref(),
+    }
+}
+
+/// Returns whether an error of candle is CUDA's, whatever was added to it.
+fn is_of_cuda(error: &candle_core::Error) -> bool {
+    use candle_core::Error as Candle;
+    match error {
+        Candle::Cuda(_) => true,
+        Candle::Context { inner, .. }
+        | Candle::WithPath { inner, .. }
+        | Candle::WithBacktrace { inner, .. } => is_of_cuda(inner),
+        Candle::WrappedContext { wrapped, .. } => wrapped.downcast_ref::<Candle>().is_some_and(is_of_cuda),
+        _ => false,
+    }
 }
 
 const fn is_full(kind: io::ErrorKind) -> bool {
@@ -401,6 +424,42 @@ mod tests {
             Error::Kernel(sweep_kernels::Error::Tensor(candle_core::Error::Msg("Out of memory".into())));
         assert_eq!(kernel.class(), FailureClass::OutOfMemory);
         assert_eq!(tensor("shape mismatch").class(), FailureClass::Configuration);
+    }
+
+    #[test]
+    fn a_gpu_in_trouble_is_told_from_a_wrong_operation_wherever_it_shows() {
+        use candle_core::Error as Candle;
+        use sweep_kernels::Error as Kernel;
+        use sweep_models::Error as Model;
+        let kinds: [fn(Candle) -> Error; 6] = [
+            Error::Tensor,
+            |error| Error::Kernel(Kernel::Tensor(error)),
+            |error| Error::Model(Model::Tensor(error)),
+            |error| Error::Model(Model::Kernel(Kernel::Tensor(error))),
+            |error| Error::Attack(sweep_attacks::Error::Tensor(error)),
+            |error| Error::Attack(sweep_attacks::Error::Classifier(Kernel::Tensor(error))),
+        ];
+        let fault = || Candle::Cuda("CUDA_ERROR_ILLEGAL_ADDRESS".into());
+        let shape = || Candle::Msg("shape mismatch".to_owned());
+        let wrapped = |wrapped: Candle| Candle::WrappedContext {
+            wrapped: Box::new(wrapped),
+            context: "a layer".to_owned(),
+        };
+        for kind in kinds {
+            let faults = [
+                fault(),
+                fault().bt(),
+                fault().context("while attention ran"),
+                fault().with_path("weights").context("more"),
+                wrapped(fault()),
+            ];
+            for fault in faults {
+                assert_eq!(kind(fault).class(), FailureClass::WorkerDied);
+            }
+            for other in [shape(), shape().context("while attention ran"), wrapped(shape())] {
+                assert_ne!(kind(other).class(), FailureClass::WorkerDied);
+            }
+        }
     }
 
     #[test]

@@ -161,7 +161,12 @@ fn attempt(arguments: &Arguments, home: &Home, stop: &Stop, log: &EventLog) -> R
     // more than a small operation, and a loader that shared the pool could wait for it forever.
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build().map_err(Error::Threads)?;
-    pool.install(|| Session::open(past, arguments, home, stop, log)?.run())
+    pool.install(|| {
+        let outcome = Session::open(past, arguments, home, stop, log).and_then(Session::run);
+        // The process does not wait for the threads of the pool.
+        sweep_kernels::leave_devices();
+        outcome
+    })
 }
 
 /// Waits until the folders of the run and the attempt are on disk, with the names of the files in them: events that are

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![expect(clippy::print_stdout, reason = "a child tells its parent what it counted")]
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::process::Command;
 use std::time::Duration;
 use std::{env, fs};
@@ -22,6 +22,7 @@ use sweep_worker::{Arguments, Ending, Stop, run_attempt};
 /// What the child is to train with; set in the child alone.
 const RECIPE: &str = "SWEEP_TEST_RECIPE";
 const IDLE_WAITS: &CStr = c"sweep_emulator_idle_waits";
+const MEMORY_USED: &CStr = c"sweep_emulator_memory_used";
 
 unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
@@ -37,6 +38,18 @@ fn idle_waits() -> Option<u64> {
         ))
     };
     count.map(|count| count())
+}
+
+/// Bytes in use on the device; `None` on a real GPU.
+fn memory_used() -> Option<usize> {
+    // SAFETY: as above.
+    let used = unsafe {
+        std::mem::transmute::<*mut c_void, Option<extern "C" fn(c_int) -> usize>>(dlsym(
+            std::ptr::null_mut(),
+            MEMORY_USED.as_ptr(),
+        ))
+    };
+    used.map(|used| used(0))
 }
 
 /// A run of `images` images an epoch, in steps of two micro batches of 4. Ten more are for validation.
@@ -138,13 +151,17 @@ fn a_step_that_fails_is_told_as_on_the_cpu() {
             });
             let checkpoints: Vec<_> = checkpoints.collect();
             let files = fs::read_dir(workspace.layout().trajectories()).unwrap().count();
-            (ending, events.last().cloned(), checkpoints, files)
+            let Some(Event::Failed { class, message }) = events.last() else { panic!("{events:?}") };
+            assert_eq!(*class, FailureClass::Diverged, "{device}: {message}");
+            // Whether a number is infinite or none is a matter of roundings. An attack does not know its step.
+            let place = message.split_once(" in epoch ").map(|(_, place)| place.to_owned());
+            assert_eq!(
+                memory_used().unwrap_or(0),
+                0,
+                "{device}: the thread that computed has left the device"
+            );
+            (ending, place, checkpoints, files)
         });
-        let class = |event: &Event| match event {
-            Event::Failed { class, .. } => Some(*class),
-            _ => None,
-        };
-        assert_eq!(failures[0].1.as_ref().and_then(class), Some(FailureClass::Diverged), "{failures:?}");
         assert_eq!(failures[0], failures[1]);
     }
 }

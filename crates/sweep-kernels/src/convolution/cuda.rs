@@ -94,6 +94,15 @@ impl Convolution {
         }
         Ok(dx)
     }
+
+    /// As [`Convolution::is_by_cudnn`], of parameters on a GPU.
+    pub(super) fn is_by_cudnn_on_gpu(self, parameters: &Parameters, shape: &[usize]) -> Result<bool> {
+        let weight = parameters.get(self.weight);
+        let geometry = self.geometry(weight, shape)?;
+        let (gpu, dtype) = (Gpu::new(weight.device())?, parameters.compute().activations(DType::F32));
+        let job = Job { layer: self, geometry, gpu: &gpu, parameters, dtype };
+        Ok(matches!(job.route()?, Route::Library(_)))
+    }
 }
 
 impl Job<'_> {
@@ -313,9 +322,8 @@ impl Job<'_> {
         let walk = self.walk(&[&dx])?;
         arguments.push(walk.packed());
         let Geometry { height, width, .. } = self.geometry;
-        let mut packs = images * height * width * self.geometry.group_channels();
+        let packs = images * height * width * self.geometry.group_channels() / walk.count();
         if patches.dtype() == dx.dtype() {
-            packs /= walk.count();
             self.gpu.launch_typed("fold", self.dtype, Grid::over(packs), &arguments)
         } else {
             self.gpu.launch("fold_f32_bf16", Grid::over(packs), &arguments)

@@ -51,7 +51,7 @@ pub(crate) struct Gpu {
     context: Rc<Context>,
 }
 
-/// What [`Gpu`] shares.
+/// What [`Gpu`] shares. Fields are dropped in their order: the workspace outlives what uses it.
 struct Context {
     stream: Arc<CudaStream>,
     modules: RefCell<HashMap<&'static str, CUmodule>>,
@@ -62,11 +62,21 @@ struct Context {
     /// cuBLASLt, for products with an epilogue.
     lt: lt::cublasLtHandle_t,
     plans: RefCell<Plans>,
-    workspace: Tensor,
     /// cuDNN, loaded by the first convolution that needs it.
     dnn: OnceCell<Library>,
     /// Page-locked memory that no download uses now.
     locked: RefCell<Vec<Locked>>,
+    workspace: Tensor,
+}
+
+/// Gives up what this thread holds of every GPU, once its work there is done.
+pub(crate) fn leave_devices() {
+    for context in CONTEXTS.take().into_values() {
+        if context.stream.synchronize().is_err() {
+            // On a GPU in an error state nothing can be freed, and candle's handles panic where that fails.
+            std::mem::forget(context);
+        }
+    }
 }
 
 impl Gpu {
@@ -302,9 +312,9 @@ impl Context {
             blas,
             lt,
             plans: RefCell::default(),
-            workspace,
             dnn: OnceCell::new(),
             locked: RefCell::default(),
+            workspace,
         })
     }
 
@@ -406,4 +416,17 @@ struct Launch {
     kernel: String,
     grid: Grid,
     error: candle_core::cuda_backend::cudarc::driver::DriverError,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_lie_where_words_may_lie() {
+        assert!(!MODULES.is_empty());
+        for (name, code) in MODULES {
+            assert!(code.as_ptr().addr().is_multiple_of(16), "{name}");
+        }
+    }
 }

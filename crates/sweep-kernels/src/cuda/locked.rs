@@ -29,7 +29,7 @@ impl Locked {
         let done = context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC)).map_err(failure)?;
         // SAFETY: what is allocated is written right away.
         let start = unsafe { result::malloc_host(bytes, 0) };
-        let start = start.map_err(|source| failure(NotLocked { bytes, source }))?.cast::<u8>();
+        let start = start.map_err(|answer| failure(NotLocked { bytes, answer }))?.cast::<u8>();
         // SAFETY: the allocation has `bytes` bytes.
         unsafe { start.write_bytes(0, bytes) };
         Ok(Self { start, bytes, done, is_busy: false })
@@ -109,13 +109,13 @@ impl Drop for Locked {
     }
 }
 
-/// The operating system or the driver locks no more memory of the host. In words of its own: the driver's are those for a GPU
-/// without memory, which a smaller micro batch would help.
+/// The operating system or the driver locks no more memory of the host. In words of its own, without the driver's but for
+/// their number: those are the words for a GPU without memory, which a smaller micro batch would help.
 #[derive(Debug, thiserror::Error)]
-#[error("{bytes} bytes of the host's memory could not be page-locked")]
+#[error("{bytes} bytes of the host's memory could not be page-locked (error {} of CUDA)", answer.0 as u32)]
 struct NotLocked {
     bytes: usize,
-    source: DriverError,
+    answer: DriverError,
 }
 
 /// A copy from the GPU that was enqueued.
@@ -153,5 +153,22 @@ impl Drop for Download {
         if let Some(buffer) = self.buffer.take() {
             self.gpu.keep_locked(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
+
+    use super::*;
+
+    #[test]
+    fn a_host_without_memory_is_not_taken_for_a_gpu_without() {
+        let error = NotLocked { bytes: 4096, answer: DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY) };
+        assert!(error.source().is_none());
+        let expected = "4096 bytes of the host's memory could not be page-locked (error 2 of CUDA)";
+        assert_eq!(error.to_string(), expected);
     }
 }

@@ -65,6 +65,9 @@ fn packed_convolutions() {
         ([2, 5, 4, 6], 10, [3, 2], 2, 1, 2, true),
         ([2, 4, 6, 3], 3, [3, 3], 1, 2, 3, false),
         ([1, 3, 3, 12], 4, [3, 3], 1, 3, 1, false),
+        // Only the outputs are none: gradients of the input are added in packs of channels.
+        ([2, 5, 7, 16], 10, [3, 3], 1, 1, 1, false),
+        ([3, 6, 5, 48], 12, [3, 2], 2, 1, 2, true),
     ];
     for (x, outputs, kernel, stride, padding, groups, bias) in settings {
         check_convolution(&Setting { x, outputs, kernel, stride, padding, groups, bias });
@@ -82,6 +85,17 @@ fn convolutions_of_the_library() {
     ];
     for (x, outputs, kernel, stride, padding, groups, bias) in settings {
         check_convolution(&Setting { x, outputs, kernel, stride, padding, groups, bias });
+    }
+}
+
+#[test]
+fn images_and_whole_pixels_are_not_for_the_library() {
+    let (host, ids) = parameters(&[("images", &[8, 3, 3, 3]), ("pixels", &[8, 8, 1, 1])]);
+    let moved = rounded(&host, DType::F32, DType::F32).to_device(&gpu(), Compute::Full).unwrap();
+    for (id, channels) in ids.into_iter().zip([3, 8]) {
+        let layer = Convolution::new(id, None);
+        assert!(!layer.is_by_cudnn(&moved, &[2, 5, 5, channels]).unwrap());
+        assert!(layer.is_by_cudnn(&moved, &[2, 5, 5, 1]).is_err());
     }
 }
 

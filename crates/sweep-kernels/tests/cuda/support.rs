@@ -9,9 +9,13 @@ pub(crate) const F32_TOLERANCE: f64 = 2e-5;
 /// roundings of outputs and intermediate values.
 pub(crate) const BF16_TOLERANCE: f64 = 2e-2;
 
-/// The GPU that tests run on.
+/// The GPU that tests run on: one for each of their threads.
 pub(crate) fn gpu() -> Device {
-    Device::new_cuda(0).expect("tests with the feature `cuda` need a GPU, or the emulated device")
+    thread_local! {
+        static GPU: Device =
+            Device::new_cuda(0).expect("tests with the feature `cuda` need a GPU, or the emulated device");
+    }
+    GPU.with(Clone::clone)
 }
 
 /// Numbers in [-1, 1) that look random and repeat (a SplitMix64 stream).

@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// alone.
     #[arg(long, value_name = "COMMAND")]
     pytorch: Option<String>,
+    /// Time PyTorch compiled, too: minutes for each row.
+    #[arg(long, requires = "pytorch")]
+    compile: bool,
     /// Models of the benchmark; several by commas. `none` leaves it out.
     #[arg(long, default_value = "vit_base,clip_vit,swin_base,convnext_base,clip_convnext,resnet50")]
     models: String,
@@ -71,6 +74,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let held =
         stage("a two-epoch grid, and the same after a kill", || grid::check(&program, &arguments.devices));
     failed.extend((!held).then(|| "the grid".to_owned()));
+    // Whoever does them, nothing has failed.
+    stage("who does ResNet-50's 3x3 convolutions", || routes(&pack, arguments.batch));
     if arguments.models != "none" {
         let held = stage("speed", || benchmark(&pack, arguments));
         failed.extend((!held).then(|| "the benchmark".to_owned()));
@@ -109,6 +114,13 @@ fn describe_machine() {
     }
 }
 
+/// Tells where cuDNN has no deterministic algorithms, which costs time.
+fn routes(pack: &Pack, batch: u32) -> Result<bool> {
+    let mut command = Command::new(pack.benchmark());
+    let status = command.args(["routes", "--batch", &batch.to_string()]).status();
+    Ok(status.context("failed to start the benchmark")?.success())
+}
+
 /// Times clean steps, adversarial steps and evaluations, each precision by itself.
 fn benchmark(pack: &Pack, arguments: &Arguments) -> Result<bool> {
     let mut held = true;
@@ -117,9 +129,12 @@ fn benchmark(pack: &Pack, arguments: &Arguments) -> Result<bool> {
         let mut command = Command::new(pack.benchmark());
         command.args(["--device", "cuda", "--precision", precision, "--modes", "train,adv_train,eval"]);
         command.args(["--batch", &arguments.batch.to_string()]);
-        command.args(["--iterations", &arguments.iterations.to_string()]);
+        command.args(["--iterations", &arguments.iterations.to_string(), "--rounds", "1"]);
         if let Some(pytorch) = &arguments.pytorch {
             command.args(["--pytorch", pytorch]);
+        }
+        if arguments.compile {
+            command.arg("--compile");
         }
         let status =
             command.args(arguments.models.split(',')).status().context("failed to start the benchmark")?;
