@@ -277,7 +277,7 @@ fn bad_input_is_refused_before_any_work() {
     for (arguments, part) in [
         (vec![run, "--epsilon", "5"], "`5` lies outside [0, 1]"),
         (vec![run, "--epsilon", "4/255..1/255"], "is empty"),
-        (vec![run, "--attack", "agpd-10-ce"], "expected METHOD-LOSS"),
+        (vec![run, "--attack", "agpd-10-ce"], "is no attack, expected `autoattack`"),
         (vec![run, "--dataset", "shaped"], "did you mean `shapes`?"),
         (vec![run, "--dataset", "fews", "--sweep", file], "did you mean `few`?"),
         (vec![run, "--dataset", "upstream"], "classes, dataset `upstream` has"),
