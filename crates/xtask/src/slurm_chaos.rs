@@ -155,7 +155,7 @@ impl Grid<'_> {
             }
             // Everything was done before its time had come.
             Some(status) if status.success() => {
-                console::say("the controller had ended, and is started again")
+                console::say("the controller had ended, and is started again");
             }
             Some(status) => bail!("the controller ended before its time with {status}\n{}", session.tail()),
         }
