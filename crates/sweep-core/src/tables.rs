@@ -1,6 +1,9 @@
 //! The tables of the grammar: every key of a sweep file, what it takes, what stands in for it, and where a default that
 //! shapes a result comes from ("paper" is Ngnawé et al., arXiv 2509.23325; "default" where the paper is silent).
 
+mod attacks;
+
+use self::attacks::{EVALUATION_ATTACKS, TRAINING_ATTACKS, VALIDATION_ATTACKS};
 use crate::budget::MAX_EPOCHS;
 use crate::grammar::Presence::{Default, Optional, Required};
 use crate::grammar::{Field, Kind, Open, Presence, Variant};
@@ -317,55 +320,6 @@ static LEARNING_RATE_SCHEDULES: &[Variant] = &[
         "Linear warm-up, then half a cosine down to 0.",
     ),
 ];
-
-static TRAINING_ATTACKS: &[Variant] = &[variant(
-    "apgd",
-    &[
-        field("steps", STEPS, Default("7"), "Number of steps. Default 7 (paper, training)."),
-        NORM,
-        ATTACK_LOSS,
-    ],
-    "Auto-PGD.",
-)];
-
-static VALIDATION_ATTACKS: &[Variant] = &[MEASURING_APGD];
-
-static EVALUATION_ATTACKS: &[Variant] = &[
-    MEASURING_APGD,
-    variant(
-        "autoattack",
-        &[],
-        "AutoAttack's standard version in linf: APGD on cross entropy, targeted APGD, FAB, Square, each on the images that \
-         withstood those before (paper, Table 6). About 440 times the passes of APGD with 10 steps for an image that \
-         withstands it.",
-    ),
-];
-
-const MEASURING_APGD: Variant = variant(
-    "apgd",
-    &[
-        field("steps", STEPS, Default("10"), "Number of steps. Default 10 (paper, evaluation)."),
-        NORM,
-        ATTACK_LOSS,
-    ],
-    "Auto-PGD.",
-);
-
-const STEPS: Kind = integer(1, 10_000);
-
-const NORM: Field = field(
-    "norm",
-    Kind::Choice(&["linf", "l2"]),
-    Default("linf"),
-    "The ball: the same in training, validation and evaluation. Default linf (paper).",
-);
-
-const ATTACK_LOSS: Field = field(
-    "loss",
-    Kind::Choice(&["cross_entropy", "dlr"]),
-    Default("cross_entropy"),
-    "What is maximised. Default cross entropy (paper).",
-);
 
 static AUGMENTATIONS: &[Variant] = &[
     variant("none", &[], "Only the resize."),
