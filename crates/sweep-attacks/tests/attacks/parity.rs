@@ -38,7 +38,7 @@ struct Found {
     best_loss: f64,
     share_of_other_pixels: f64,
     distance: f64,
-    point: f64,
+    share_of_other_fab_pixels: f64,
     runs: usize,
     runs_with_points: usize,
 }
@@ -175,11 +175,15 @@ fn check_nearest(fixture: &Fixture, worst: &mut Found) {
     for (nearest, expected) in found.0.iter().zip(fixture.classes(&format!("{run}.pred"))) {
         assert!(nearest.is_none_or(|nearest| nearest.prediction == expected), "{at}");
     }
-    // Behind a residual network's kinks a slope within rounding of zero takes its pixel elsewhere, at the same distance.
-    if fixture.has(&format!("{run}.x_adv")) && fixture.network != "resnet50" {
+    // A pixel whose slope is within rounding of zero may go the other way, at the same distance of the whole.
+    if fixture.has(&format!("{run}.x_adv")) {
         let expected = fixture.numbers(&format!("{run}.x_adv"));
-        assert_close(&at, &numbers(&found.1), &expected, DISTANCE_TOLERANCE);
-        worst.point = worst.point.max(largest_difference(&numbers(&found.1), &expected));
+        let found = numbers(&found.1);
+        let others =
+            found.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > DISTANCE_TOLERANCE).count();
+        let share = others as f64 / expected.len() as f64;
+        assert!(share <= SHARE_OF_OTHER_PIXELS, "{at}: {others} pixels differ");
+        worst.share_of_other_fab_pixels = worst.share_of_other_fab_pixels.max(share);
     }
     worst.distance =
         worst.distance.max(largest_difference(&distances, &fixture.numbers(&format!("{run}.linf"))));
