@@ -96,7 +96,8 @@ fn grid(size: usize) -> Workspace {
     let seeds: Vec<String> = (0..size).map(|seed| seed.to_string()).collect();
     let yaml = format!(
         "name: bench\nrun: {{backbone: b, dataset: shapes, target_epsilon: 4/255, epsilon_schedule: {{kind: fixed}}, epochs: 9}}\n\
-         backbones: {{b: {{architecture: {{kind: vit}}, weights: {{kind: random}}}}}}\nmatrix: {{seed: [{}]}}\n",
+         backbones: {{b: {{architecture: {{kind: vit, image_size: 32, patch_size: 8, embed_dim: 64, depth: 4, num_heads: 2}}, \
+         weights: {{kind: random}}}}}}\nmatrix: {{seed: [{}]}}\n",
         seeds.join(", ")
     );
     fs::write(workspace.home().join("sweep.yaml"), yaml).unwrap();
